@@ -1,0 +1,241 @@
+//! What a run leaves on disk, as types: the harness writes them, the tables read them, nothing else crosses.
+//!
+//! A run directory holds `manifest.json` ([`Manifest`]), `metrics.jsonl` (one [`Record`] a line) and, once the run has
+//! ended for good, `result.json` ([`RunResult`]). Field names are column names; units stand at the end of a name.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the record schema. A reader refuses another one and names both.
+pub const SCHEMA: u32 = 1;
+
+/// `manifest.json`: what the run is, what determines it, and the processes that worked on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`SCHEMA`] of the program that created the run.
+    pub schema: u32,
+    /// The keys under which the run appears in every table.
+    pub row: RowKeys,
+    /// All that determines the run's numbers: resolved cell, data and tokenizer hashes, precision, device kind. Opaque
+    /// here; a run whose `determines` differs from what would be run now is refused with the fields that differ.
+    pub determines: serde_json::Value,
+    /// One entry per process that worked on the run, oldest first.
+    pub sessions: Vec<Session>,
+}
+
+/// Identity and switches of a run: the ablation table reads the switches from here and never parses a method's name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowKeys {
+    /// Name of the LLaMA shape, e.g. `60m`.
+    pub size: String,
+    /// Name of the method in the profile, e.g. `lora` or `lora-lr3e-3`.
+    pub method: String,
+    /// Preset that the method was derived from, e.g. `lora`.
+    pub preset: String,
+    /// Seed of the initial weights, the order of the data and every other draw.
+    pub seed: u64,
+    /// Named set of recipe switches, e.g. `default` or `paper-2023-05`.
+    pub dialect: String,
+    /// Whether low-rank factors are trained.
+    pub low_rank: bool,
+    /// Rank r of the factors; none for full-rank methods.
+    pub rank: Option<u64>,
+    /// Whether the factors are merged and drawn anew.
+    pub restarts: bool,
+    /// Whether the factors' Adam moments are reset.
+    pub optimizer_reset: bool,
+    /// Whether the learning rate drops to zero at each restart.
+    pub jagged: bool,
+    /// Whether the rate climbs back over several steps after a restart (otherwise at once).
+    pub rewarmup: bool,
+    /// Whether full-rank steps come first.
+    pub warm_start: bool,
+    /// Peak learning rate of the method's own stage (after the warm start, if it has one).
+    pub learning_rate: f64,
+    /// Update steps planned in all, warm start included.
+    pub planned_steps: u64,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// `f32`, `bf16` or `bf16-master`.
+    pub precision: String,
+    /// Parameters held in memory, frozen ones included.
+    pub total_parameters: u64,
+    /// Parameters that the optimizer updates (in the low-rank stage, if there is one).
+    pub trainable_parameters: u64,
+    /// Training FLOPs of the whole planned run, warm start included.
+    pub flops: f64,
+}
+
+/// One process that worked on the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since the Unix epoch at which the process took the run up.
+    pub started_unix_seconds: u64,
+    /// First update step of this process.
+    pub from_step: u64,
+    /// Name of the device as its driver gives it, or the processor's.
+    pub device_name: String,
+    /// Compute threads of the process.
+    pub threads: u64,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Record {
+    /// A training step that is logged.
+    Step(StepRecord),
+    /// An evaluation on the validation split.
+    Evaluation(EvaluationRecord),
+    /// A restart: merge, factors drawn anew.
+    Restart(RestartRecord),
+    /// A reset of the factors' moments.
+    Reset(ResetRecord),
+    /// The run stopped before its end and can be continued.
+    Stop(StopRecord),
+}
+
+/// A logged training step. Non-finite numbers are absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Update steps done, this one included (1-based).
+    pub step: u64,
+    /// Training targets that carried a loss so far, warm start included.
+    pub tokens_seen: u64,
+    /// Mean training loss over the targets of this step, nats per token.
+    pub loss: Option<f64>,
+    /// Learning rate of this update.
+    pub learning_rate: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: Option<f64>,
+    /// Targets per second of training since the last logged step (evaluation and writing excluded).
+    pub tokens_per_second: f64,
+    /// Seconds of training so far, over all processes (evaluation and writing excluded).
+    pub training_seconds: f64,
+}
+
+/// An evaluation: the mean over all validation targets, each once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// Update steps done.
+    pub step: u64,
+    /// Training targets seen so far.
+    pub tokens_seen: u64,
+    /// Mean loss over the validation targets, nats per token; absent when not finite.
+    pub validation_loss: Option<f64>,
+    /// Number of validation targets.
+    pub targets: u64,
+    /// Seconds that the evaluation took.
+    pub seconds: f64,
+}
+
+/// A restart after the given update step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestartRecord {
+    /// Update steps done.
+    pub step: u64,
+}
+
+/// A moment reset after the given update step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResetRecord {
+    /// Update steps done.
+    pub step: u64,
+    /// Moment elements of the factors.
+    pub moments_total: u64,
+    /// Moment elements that are zero after the reset.
+    pub moments_zeroed: u64,
+}
+
+/// The run stopped at a step boundary and can be continued.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopRecord {
+    /// Update steps done.
+    pub step: u64,
+    /// Why, in the words of a status: `budget` or `interrupted`.
+    pub reason: String,
+}
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Status {
+    /// Ran all its planned steps.
+    #[serde(rename = "complete")]
+    Complete,
+    /// Its loss or gradient was no longer finite.
+    #[serde(rename = "diverged")]
+    Diverged,
+    /// Its worker ended with an error.
+    #[serde(rename = "failed")]
+    Failed,
+    /// Met the budget's wall-clock guard; can be continued.
+    #[serde(rename = "stopped: budget")]
+    StoppedBudget,
+    /// Was interrupted; can be continued.
+    #[serde(rename = "stopped: interrupted")]
+    StoppedInterrupted,
+    /// A worker holds its lease.
+    #[serde(rename = "running")]
+    Running,
+    /// Not begun.
+    #[serde(rename = "pending")]
+    Pending,
+}
+
+impl Status {
+    /// The status as it appears in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Complete => "complete",
+            Status::Diverged => "diverged",
+            Status::Failed => "failed",
+            Status::StoppedBudget => "stopped: budget",
+            Status::StoppedInterrupted => "stopped: interrupted",
+            Status::Running => "running",
+            Status::Pending => "pending",
+        }
+    }
+}
+
+/// `result.json`: written last; its presence means that the run has ended for good (`complete` or `diverged`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// [`SCHEMA`] of the program that wrote it.
+    pub schema: u32,
+    /// [`Status::Complete`] or [`Status::Diverged`].
+    pub status: Status,
+    /// Update step at which a diverged run was last finite plus one; absent otherwise.
+    pub diverged_at_step: Option<u64>,
+    /// Update steps done, warm start included.
+    pub update_steps: u64,
+    /// Training targets that carried a loss, warm start included.
+    pub tokens_seen: u64,
+    /// Mean loss over the validation targets at the end, nats per token; absent for a diverged run.
+    pub validation_loss: Option<f64>,
+    /// Number of validation targets.
+    pub validation_targets: u64,
+    /// UTF-8 bytes of text per validation target, to turn nats per token into bits per byte.
+    pub bytes_per_target: f64,
+    /// Mean training loss of the last logged step.
+    pub training_loss: Option<f64>,
+    /// Targets per second of training, warm start excluded where it was handed on.
+    pub tokens_per_second: f64,
+    /// Seconds of training, the warm start's included even where it was handed on.
+    pub training_seconds: f64,
+    /// Seconds of evaluation.
+    pub evaluation_seconds: f64,
+    /// Seconds of the whole run over all its processes, the warm start's training included even where it was handed on.
+    pub wall_seconds: f64,
+    /// Largest memory of the process (CPU) or the device, bytes; absent where it cannot be read.
+    pub peak_memory_bytes: Option<u64>,
+    /// Bytes of the weights held by the learner at the end.
+    pub weight_bytes: u64,
+    /// Bytes of the optimizer's state at the end.
+    pub optimizer_state_bytes: u64,
+    /// Restarts done.
+    pub restarts: u64,
+    /// Moment resets done.
+    pub resets: u64,
+}
