@@ -1,0 +1,47 @@
+# The jobs of this repository. `just` is a convenience: the two that everybody needs are cargo aliases as well
+# (`cargo bench-all`, `cargo test-all`; .cargo/config.toml).
+
+# list the jobs
+default:
+    @just --list --unsorted
+
+# train the whole matrix and leave tables (the laptop profile; the paper's with CUDA); goes on where it stopped
+bench-all *OPTIONS:
+    cargo bench-all {{OPTIONS}}
+
+# every method once, in about two minutes
+smoke *OPTIONS:
+    cargo bench-all --profile smoke {{OPTIONS}}
+
+# the paper's ablation table at laptop size
+ablations *OPTIONS:
+    cargo bench-all --profile ablations-laptop {{OPTIONS}}
+
+# all tests
+test *OPTIONS:
+    cargo test-all {{OPTIONS}}
+
+# formatting and lints, warnings denied
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# benchmarks of the training step, the merge, the loader and the tokenizer (criterion; optionally a name)
+bench *OPTIONS:
+    cargo bench --workspace --benches --profile dev -- {{OPTIONS}}
+
+# one Markdown file about the suite that was worked on last
+report *OPTIONS:
+    cargo relora report {{OPTIONS}}
+
+# what is found on this machine, what is missing and how to get it
+doctor *OPTIONS:
+    cargo relora doctor {{OPTIONS}}
+
+# licences, advisories, duplicates and origins of all dependencies (needs cargo-deny)
+deny:
+    cargo deny --all-features check
+
+# what continuous integration runs
+ci:
+    .ci/run
