@@ -1,0 +1,239 @@
+//! The operations a low-rank LLaMA is made of, each a free function on tensors that model code calls.
+//!
+//! [`Backend`] extends Burn's trait of the same name by one method for every operation and for every backward pass.
+//! The default bodies are the composed definitions (the `definition` and `backward` functions of the files under
+//! `ops/`), written in Burn's own tensor operations; a device overrides what it can do faster. `Autodiff` overrides
+//! the forward operations with nodes that call the inner backend's forward and backward, so that a backend never
+//! sees the graph and a gradient that nobody asked for is never computed.
+//!
+//! Shapes, here and in the files below: `n` rows (tokens), `i` inputs, `o` outputs, `r` rank, `d` hidden width,
+//! `v` vocabulary, `b` batch, `t` length.
+
+mod adamw;
+pub mod attention;
+mod autodiff;
+pub mod cpu;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod linear;
+pub mod low_rank_linear;
+pub mod rms_norm;
+pub mod sum_of_squares;
+pub mod swiglu;
+
+pub use adamw::AdamStep;
+pub use adamw::definition as adamw_definition;
+
+use burn::backend::Cuda;
+use burn::tensor::{Int, Tensor, bf16};
+
+/// A device that can run the operations of this module.
+///
+/// Model code is generic over this trait and calls the free functions beside it. `wanted` says for each
+/// differentiable argument, in the order of the arguments, whether its gradient is needed; what is not needed is
+/// returned as `None` and must not be computed.
+pub trait Backend: burn::tensor::backend::Backend {
+    /// `x·Wᵀ` for x `[n, i]` and W `[o, i]`.
+    fn linear(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        linear::definition(x, weight)
+    }
+
+    /// Gradient of [`Backend::linear`] for x: `g·W` `[n, i]` from g `[n, o]`.
+    fn linear_input_gradient(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        linear::input_gradient(gradient, weight)
+    }
+
+    /// Gradient of [`Backend::linear`] for W: `gᵀ·x` `[o, i]` from g `[n, o]`.
+    fn linear_weight_gradient(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        linear::weight_gradient(gradient, x)
+    }
+
+    /// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ` `[n, o]` and, for the backward pass, `x·Aᵀ` `[n, r]`.
+    fn low_rank_linear(
+        x: Tensor<Self, 2>,
+        weight: Option<Tensor<Self, 2>>,
+        a: Tensor<Self, 2>,
+        b: Tensor<Self, 2>,
+        scale: f32,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        low_rank_linear::definition(x, weight, a, b, scale)
+    }
+
+    /// Gradients of [`Backend::low_rank_linear`] for x, A and B; W is frozen there.
+    fn low_rank_linear_backward(
+        saved: low_rank_linear::Saved<Self>,
+        gradient: Tensor<Self, 2>,
+        wanted: [bool; 3],
+    ) -> [Option<Tensor<Self, 2>>; 3] {
+        low_rank_linear::backward(saved, gradient, wanted)
+    }
+
+    /// Causal attention with rotary positions `[b, t, d]`, and the log-sum-exp of the scaled scores `[b, heads, t]`.
+    fn attention(
+        query: Tensor<Self, 3>,
+        key: Tensor<Self, 3>,
+        value: Tensor<Self, 3>,
+        heads: usize,
+    ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
+        attention::forward(query, key, value, heads)
+    }
+
+    /// Gradients of [`Backend::attention`] for query, key and value.
+    fn attention_backward(
+        saved: attention::Saved<Self>,
+        gradient: Tensor<Self, 3>,
+        wanted: [bool; 3],
+    ) -> [Option<Tensor<Self, 3>>; 3] {
+        attention::backward(saved, gradient, wanted)
+    }
+
+    /// Sum of `-log softmax(hidden·headᵀ)[target]` over the targets that are not negative `[1]`, and its gradients
+    /// for the hidden states and the head.
+    fn cross_entropy(
+        hidden: Tensor<Self, 2>,
+        head: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        wanted: [bool; 2],
+    ) -> (Tensor<Self, 1>, [Option<Tensor<Self, 2>>; 2]) {
+        cross_entropy::forward(hidden, head, targets, wanted)
+    }
+
+    /// A tensor times a scalar `[1]` that lives on the device.
+    fn scale(tensor: Tensor<Self, 2>, factor: Tensor<Self, 1>) -> Tensor<Self, 2> {
+        let dtype = tensor.dtype();
+        tensor * factor.cast(dtype).reshape([1, 1])
+    }
+
+    /// `x / √(mean(x²) + 1e-6) · w` by rows, for x `[n, d]` and w `[1, d]`.
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        rms_norm::definition(x, weight)
+    }
+
+    /// Gradients of [`Backend::rms_norm`] for x and the weight.
+    fn rms_norm_backward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        wanted: [bool; 2],
+    ) -> [Option<Tensor<Self, 2>>; 2] {
+        rms_norm::backward(x, weight, gradient, wanted)
+    }
+
+    /// `silu(gate)·up`, elementwise.
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        swiglu::definition(gate, up)
+    }
+
+    /// Gradients of [`Backend::swiglu`] for gate and up.
+    fn swiglu_backward(
+        gate: Tensor<Self, 2>,
+        up: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        wanted: [bool; 2],
+    ) -> [Option<Tensor<Self, 2>>; 2] {
+        swiglu::backward(gate, up, gradient, wanted)
+    }
+
+    /// Rows of the table `[v, d]` picked by tokens `[n]`.
+    fn embedding(table: Tensor<Self, 2>, tokens: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        embedding::definition(table, tokens)
+    }
+
+    /// Gradient of [`Backend::embedding`] for the table `[v, d]`: rows of the gradient summed by token.
+    fn embedding_backward(
+        tokens: Tensor<Self, 1, Int>,
+        gradient: Tensor<Self, 2>,
+        vocabulary: usize,
+    ) -> Tensor<Self, 2> {
+        embedding::backward(tokens, gradient, vocabulary)
+    }
+
+    /// One AdamW update; returns the new value, first and second moment.
+    fn adamw(
+        value: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        first: Tensor<Self, 2>,
+        second: Tensor<Self, 2>,
+        step: AdamStep,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>, Tensor<Self, 2>) {
+        adamw::definition(value, gradient, first, second, step)
+    }
+
+    /// Sum of the squares of all elements `[1]`, in f32.
+    fn sum_of_squares(x: Tensor<Self, 2>) -> Tensor<Self, 1> {
+        sum_of_squares::definition(x)
+    }
+}
+
+// The composed definitions serve CUDA until it has kernels of its own.
+impl Backend for Cuda<f32> {}
+impl Backend for Cuda<bf16> {}
+
+/// `x·Wᵀ`: x `[n, i]`, weight `[o, i]`, result `[n, o]`.
+///
+/// A weight that does not require a gradient costs none, and no activation is kept for it.
+pub fn linear<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    <B as Backend>::linear(x, weight)
+}
+
+/// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ` (ReLoRA, equation 1): x `[n, i]`, weight `[o, i]`, a `[r, i]`, b `[o, r]`, result `[n, o]`.
+///
+/// Without a weight only the low-rank term is computed. A frozen weight costs no gradient and no activation.
+pub fn low_rank_linear<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Option<Tensor<B, 2>>,
+    a: Tensor<B, 2>,
+    b: Tensor<B, 2>,
+    scale: f32,
+) -> Tensor<B, 2> {
+    B::low_rank_linear(x, weight, a, b, scale).0
+}
+
+/// Causal multi-head attention with rotary positions inside: query, key, value and result `[b, t, d]`.
+///
+/// The head width `d / heads` must be even (positions rotate its halves against each other, base 10000). Scores are
+/// scaled by `1/√(d / heads)`.
+pub fn attention<B: Backend>(query: Tensor<B, 3>, key: Tensor<B, 3>, value: Tensor<B, 3>, heads: usize) -> Tensor<B, 3> {
+    <B as Backend>::attention(query, key, value, heads).0
+}
+
+/// Output projection and loss in one: the *sum*, in nats, of `-log softmax(hidden·headᵀ)[target]` `[1]` over the
+/// targets that are not negative. hidden `[n, d]`, head `[v, d]`, targets `[n]`.
+///
+/// The logits never exist as a whole.
+pub fn cross_entropy<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+    B::cross_entropy(hidden, head, targets, [false, false]).0
+}
+
+/// `x / √(mean(x²) + 1e-6) · w` by rows: x `[n, d]`, weight `[1, d]`.
+pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::rms_norm(x, weight)
+}
+
+/// `silu(gate)·up` with `silu(z) = z / (1 + e⁻ᶻ)`: both and the result `[n, i]`.
+pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::swiglu(gate, up)
+}
+
+/// Rows of the table picked by tokens: table `[v, d]`, tokens `[n]` below v, result `[n, d]`.
+pub fn embedding<B: Backend>(table: Tensor<B, 2>, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+    <B as Backend>::embedding(table, tokens)
+}
+
+/// One AdamW update with decoupled weight decay; returns the new value, first and second moment.
+///
+/// In place on the CPU where the caller holds the only reference to the tensors.
+pub fn adamw<B: Backend>(
+    value: Tensor<B, 2>,
+    gradient: Tensor<B, 2>,
+    first: Tensor<B, 2>,
+    second: Tensor<B, 2>,
+    step: AdamStep,
+) -> (Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>) {
+    B::adamw(value, gradient, first, second, step)
+}
+
+/// Sum of the squares of all elements `[1]`, in f32 and in an order that does not depend on the number of threads.
+pub fn sum_of_squares<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 1> {
+    B::sum_of_squares(x)
+}
