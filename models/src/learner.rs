@@ -1,0 +1,399 @@
+//! The learner: everything on the device that training changes, behind one trait that knows no backend.
+
+use burn::backend::Autodiff;
+use burn::tensor::Tensor;
+
+use crate::draws::{Draw, DrawRole, Draws, Seeded};
+use crate::fault::{DeviceFault, PanicWatch};
+use crate::llama::{Block, Dropout, Llama, Pass, forward};
+use crate::low_rank::{Linear, LowRank, Scaling};
+use crate::network::Network;
+use crate::optimizer::{AdamW, Reading, Update, adamw, clip_factor, global_norm};
+use crate::parameter::{Parameter, Placement, Role, TensorError, TensorInfo, TensorRole, from_bytes, to_bytes, to_host};
+use crate::reset::{MomentReset, ResetReport, reset};
+use crate::{Batch, ops};
+
+/// A network in training. All work is in the order of the calls; what fails on the device is told by the next call
+/// that can fail, and everything after it does nothing.
+pub trait Learner {
+    /// Ends the warm start, or starts without one, after `step` updates: freezes the linear weights (see
+    /// [`Base`](crate::Base)), adds factors to each, and begins the optimizer afresh: zero moments everywhere, and
+    /// bias correction counted from this step.
+    fn attach(&mut self, step: u64, low_rank: &LowRank, draws: &dyn Draws);
+
+    /// `gradient += weight · ∇ Σ loss` over the targets of the batch.
+    fn accumulate(&mut self, batch: Batch<'_>, weight: f64);
+
+    /// Clips the accumulated gradient, takes an AdamW step with it and forgets it. A gradient that is not finite is
+    /// not applied, nor is anything after it; the [`Reading`] shows it.
+    fn update(&mut self, update: Update);
+
+    /// Merges the factors into the weights and draws them anew: `W ← W + s·BA`, A drawn, `B ← 0`. Moments stay.
+    fn restart(&mut self, step: u64, draws: &dyn Draws);
+
+    /// Prunes the moments of the factors.
+    fn reset_moments(&mut self, step: u64, reset: &MomentReset, draws: &dyn Draws) -> ResetReport;
+
+    /// Waits for the device and gives a reading of every update since the last call.
+    ///
+    /// # Errors
+    /// A fault of the device, or a panic anywhere in the process, since the learner was made.
+    fn drain(&mut self) -> Result<Vec<Reading>, DeviceFault>;
+
+    /// The loss of a batch, without dropout and with nothing changed.
+    ///
+    /// # Errors
+    /// As for [`Learner::drain`].
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<LossSum, DeviceFault>;
+
+    /// Every tensor that a checkpoint must hold, in a fixed order.
+    fn tensors(&self) -> Vec<TensorInfo>;
+
+    /// The tensor's elements, row-major, as little-endian bytes of its own type.
+    ///
+    /// # Errors
+    /// As for [`Learner::drain`]; also for a name that [`Learner::tensors`] does not give.
+    fn read(&self, name: &str) -> Result<Vec<u8>, DeviceFault>;
+
+    /// The inverse of [`Learner::read`]. A learner that was given all tensors of another, with the same `attach`
+    /// before, goes on with the same bits (on the CPU).
+    ///
+    /// # Errors
+    /// An unknown name, or bytes of another length than the tensor's.
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), TensorError>;
+
+    /// What the device's memory holds and has held.
+    fn memory(&self) -> DeviceMemory;
+}
+
+/// The loss of a batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossSum {
+    /// Sum of `-ln p(target)`, in nats, over the targets that carry a loss.
+    pub sum: f64,
+    /// How many those are.
+    pub targets: u64,
+}
+
+/// Memory of the device, as far as it can be told. On the CPU it is that of the process, from Linux's `/proc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The most there has been.
+    pub peak_bytes: Option<u64>,
+    /// What there is.
+    pub in_use_bytes: Option<u64>,
+}
+
+/// A LLaMA in training on the backend `B`. Parameters live on `B` itself; `Autodiff<B>` appears in
+/// [`Learner::accumulate`] only.
+pub(crate) struct LlamaLearner<B: ops::Backend> {
+    heads: usize,
+    adamw: AdamW,
+    placement: Placement<B>,
+    memory: fn() -> DeviceMemory,
+    parameters: Llama<Parameter<B>>,
+    attached: Option<Attached>,
+    /// Losses accumulated since the last update, each with its weight; they stay on the device.
+    losses: Vec<(f64, Tensor<B, 1>)>,
+    /// Updates that have not been drained.
+    updates: Vec<PendingReading<B>>,
+    /// The first update whose gradient was not finite. None is applied from there on.
+    first_bad_step: Option<u64>,
+    panics: PanicWatch,
+    fault: Option<DeviceFault>,
+}
+
+/// What attaching has fixed.
+struct Attached {
+    step: u64,
+    scaling: Scaling,
+    dropout_share: f64,
+    /// Key of the dropout masks.
+    dropout_key: Seeded,
+}
+
+struct PendingReading<B: ops::Backend> {
+    step: u64,
+    losses: Vec<(f64, Tensor<B, 1>)>,
+    grad_norm: f64,
+}
+
+impl<B: ops::Backend> LlamaLearner<B> {
+    /// A network with drawn weights, norms of one and zero moments.
+    pub(crate) fn new(
+        network: &Network,
+        adamw: &AdamW,
+        placement: Placement<B>,
+        memory: fn() -> DeviceMemory,
+        draws: &dyn Draws,
+    ) -> Self {
+        let panics = PanicWatch::start();
+        let mut parameters = initial_parameters(network, &placement, draws);
+        if let Some(row) = network.frozen_embedding_row {
+            parameters.embedding.frozen_row = Some(row as usize);
+        }
+        Self {
+            heads: network.heads,
+            adamw: *adamw,
+            placement,
+            memory,
+            parameters,
+            attached: None,
+            losses: Vec::new(),
+            updates: Vec::new(),
+            first_bad_step: None,
+            panics,
+            fault: None,
+        }
+    }
+
+    /// Does `work` unless the device has failed before; remembers a failure for the next call that can tell it.
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, DeviceFault>) -> Result<T, DeviceFault> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let result = self.panics.guard(|| work(self));
+        if let Err(fault) = &result {
+            self.fault = Some(fault.clone());
+        }
+        result
+    }
+
+    fn pass<'a>(&self, dropout: Option<&'a Dropout>) -> Pass<'a> {
+        #[expect(clippy::cast_possible_truncation, reason = "layers compute in f32 or less")]
+        let scale = match self.attached.as_ref().map(|attached| attached.scaling) {
+            Some(Scaling::Fixed(scale)) => scale as f32,
+            Some(Scaling::TanhScalar) | None => 1.0,
+        };
+        Pass { heads: self.heads, scale, dropout }
+    }
+
+    fn find(&self, name: &str) -> Option<(TensorInfo, &Tensor<B, 2>)> {
+        self.parameters.iter().flat_map(Parameter::tensors).find(|(info, _)| info.name == name)
+    }
+}
+
+impl<B: ops::Backend> Learner for LlamaLearner<B> {
+    fn attach(&mut self, step: u64, low_rank: &LowRank, draws: &dyn Draws) {
+        let attached = self.attempt(|learner| {
+            let placement = &learner.placement;
+            for linear in learner.parameters.linears_mut() {
+                linear.attach(step, low_rank, draws, placement);
+            }
+            for parameter in learner.parameters.iter_mut().filter(|parameter| parameter.is_trainable()) {
+                parameter.gradient = None;
+                parameter.forget_moments(placement);
+            }
+            learner.losses.clear();
+            Ok(Attached {
+                step,
+                scaling: low_rank.scaling,
+                dropout_share: low_rank.dropout,
+                dropout_key: dropout_key(step, draws),
+            })
+        });
+        self.attached = attached.ok();
+    }
+
+    fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
+        let _told_by_drain = self.attempt(|learner| {
+            let dropout = learner.attached.as_ref().filter(|attached| attached.dropout_share > 0.0);
+            let dropout = dropout.map(|attached| Dropout {
+                share: attached.dropout_share,
+                key: attached.dropout_key,
+                batch_index: batch.index,
+            });
+            let lifted = learner.parameters.map(|parameter| {
+                let tensor = Tensor::<Autodiff<B>, 2>::from_inner(parameter.value.clone());
+                if parameter.is_trainable() { tensor.require_grad() } else { tensor }
+            });
+            let loss = forward(&lifted, batch, &learner.pass(dropout.as_ref()));
+            learner.losses.push((weight, loss.clone().inner()));
+            let mut gradients = loss.mul_scalar(weight).backward();
+            for (parameter, tensor) in learner.parameters.iter_mut().zip(lifted.iter()) {
+                if parameter.is_trainable()
+                    && let Some(gradient) = tensor.grad_remove(&mut gradients)
+                {
+                    parameter.add_gradient(gradient, &learner.placement);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn update(&mut self, update: Update) {
+        let _told_by_drain = self.attempt(|learner| {
+            let mut trainable: Vec<_> =
+                learner.parameters.iter_mut().filter(|parameter| parameter.is_trainable()).collect();
+            let gradients: Vec<_> = trainable.iter_mut().map(|parameter| parameter.take_gradient()).collect();
+            let grad_norm = global_norm(&gradients)?;
+            let losses = std::mem::take(&mut learner.losses);
+            learner.updates.push(PendingReading { step: update.step, losses, grad_norm });
+            if !grad_norm.is_finite() {
+                learner.first_bad_step.get_or_insert(update.step);
+            }
+            if learner.first_bad_step.is_some() {
+                return Ok(());
+            }
+            let attach_step = learner.attached.as_ref().map_or(0, |attached| attached.step);
+            let AdamW { beta1, beta2, epsilon, weight_decay } = learner.adamw;
+            let step = ops::AdamStep {
+                learning_rate: update.learning_rate,
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+                k: (update.step + 1).saturating_sub(attach_step).max(1),
+                gradient_scale: clip_factor(grad_norm, update.grad_clip),
+            };
+            for (parameter, gradient) in trainable.into_iter().zip(gradients) {
+                adamw(parameter, gradient, step, &learner.placement);
+            }
+            Ok(())
+        });
+    }
+
+    fn restart(&mut self, step: u64, draws: &dyn Draws) {
+        let _told_by_drain = self.attempt(|learner| {
+            if let Some(attached) = &learner.attached {
+                for linear in learner.parameters.linears_mut() {
+                    linear.restart(step, attached.scaling, draws, &learner.placement);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    fn reset_moments(&mut self, step: u64, moment_reset: &MomentReset, draws: &dyn Draws) -> ResetReport {
+        self.attempt(|learner| reset(learner.parameters.iter_mut(), step, moment_reset, draws)).unwrap_or_default()
+    }
+
+    fn drain(&mut self) -> Result<Vec<Reading>, DeviceFault> {
+        self.attempt(|learner| {
+            std::mem::take(&mut learner.updates)
+                .into_iter()
+                .map(|PendingReading { step, losses, grad_norm }| {
+                    let mut loss = 0.0;
+                    for (weight, sum) in losses {
+                        loss += weight * sum_on_host(sum)?;
+                    }
+                    Ok(Reading { step, loss, grad_norm })
+                })
+                .collect()
+        })
+    }
+
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<LossSum, DeviceFault> {
+        self.attempt(|learner| {
+            let weights = learner.parameters.map(|parameter| parameter.value.clone());
+            let sum = sum_on_host(forward(&weights, batch, &learner.pass(None)))?;
+            Ok(LossSum { sum, targets: batch.target_count() })
+        })
+    }
+
+    fn tensors(&self) -> Vec<TensorInfo> {
+        self.parameters.iter().flat_map(Parameter::tensors).map(|(info, _)| info).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, DeviceFault> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let (_, tensor) = self.find(name).ok_or_else(|| DeviceFault::new(&format!("there is no tensor {name}")))?;
+        self.panics.guard(|| to_bytes(tensor))
+    }
+
+    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), TensorError> {
+        let Some((info, _)) = self.find(name) else {
+            return Err(TensorError::UnknownName { name: name.to_owned() });
+        };
+        if bytes.len() != info.size_bytes() {
+            return Err(TensorError::WrongLength {
+                name: name.to_owned(),
+                expected: info.size_bytes(),
+                found: bytes.len(),
+            });
+        }
+        self.attempt(|learner| {
+            let suffix = match info.role {
+                TensorRole::Frozen | TensorRole::Trainable => "",
+                TensorRole::Master => ".master",
+                TensorRole::FirstMoment => ".exp_avg",
+                TensorRole::SecondMoment => ".exp_avg_sq",
+            };
+            let owner = name.strip_suffix(suffix).unwrap_or(name);
+            for parameter in learner.parameters.iter_mut().filter(|parameter| parameter.name == owner) {
+                if let Some(tensor) = parameter.tensor_mut(info.role) {
+                    *tensor = from_bytes(bytes, tensor);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        (self.memory)()
+    }
+}
+
+/// The element of a `[1]` tensor. Waits for the device.
+fn sum_on_host<B: ops::Backend>(sum: Tensor<B, 1>) -> Result<f64, DeviceFault> {
+    Ok(to_host(sum)?.into_iter().map(f64::from).sum())
+}
+
+/// The key of all dropout masks, out of the run's draws: 8 draws of 24 bits each, hashed down.
+fn dropout_key(step: u64, draws: &dyn Draws) -> Seeded {
+    let draw = Draw { name: "dropout", role: DrawRole::Dropout, step, shape: [1, 8] };
+    let mut hasher = blake3::Hasher::new();
+    for value in draws.values(&draw) {
+        hasher.update(&value.to_le_bytes());
+    }
+    let hash = hasher.finalize();
+    let seed = hash.as_bytes().iter().take(8).fold(0, |seed, &byte| seed << 8 | u64::from(byte));
+    Seeded { seed }
+}
+
+/// Weights N(0, 0.02), norms one, and the frozen row of the embedding zero.
+fn initial_parameters<B: ops::Backend>(
+    network: &Network,
+    placement: &Placement<B>,
+    draws: &dyn Draws,
+) -> Llama<Parameter<B>> {
+    let Network { hidden, intermediate, vocabulary, .. } = *network;
+    let drawn = |name: String, shape: [usize; 2]| {
+        let mut values = draws.values(&Draw { name: &name, role: DrawRole::Weight, step: 0, shape });
+        if let (Some(row), true) = (network.frozen_embedding_row, name == EMBEDDING) {
+            values.iter_mut().skip(row as usize * hidden).take(hidden).for_each(|value| *value = 0.0);
+        }
+        Parameter::new(name, Role::Weight, shape.to_vec(), values, placement)
+    };
+    let norm = |name: String| Parameter::new(name, Role::Weight, vec![hidden], vec![1.0; hidden], placement);
+    let linear = |module: String, shape: [usize; 2]| Linear {
+        weight: Some(drawn(format!("{module}.weight"), shape)),
+        module: module.into(),
+        factors: None,
+    };
+    let block = |layer: usize| {
+        let path = |part: &str| format!("model.layers.{layer}.{part}");
+        Block {
+            attention_norm: norm(path("input_layernorm.weight")),
+            query: linear(path("self_attn.q_proj"), [hidden, hidden]),
+            key: linear(path("self_attn.k_proj"), [hidden, hidden]),
+            value: linear(path("self_attn.v_proj"), [hidden, hidden]),
+            output: linear(path("self_attn.o_proj"), [hidden, hidden]),
+            mlp_norm: norm(path("post_attention_layernorm.weight")),
+            gate: linear(path("mlp.gate_proj"), [intermediate, hidden]),
+            up: linear(path("mlp.up_proj"), [intermediate, hidden]),
+            down: linear(path("mlp.down_proj"), [hidden, intermediate]),
+        }
+    };
+    Llama {
+        embedding: drawn(EMBEDDING.to_owned(), [vocabulary, hidden]),
+        blocks: (0..network.layers).map(block).collect(),
+        norm: norm("model.norm.weight".to_owned()),
+        head: drawn("lm_head.weight".to_owned(), [vocabulary, hidden]),
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
