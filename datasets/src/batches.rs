@@ -46,7 +46,10 @@ pub struct Sequences {
 impl Sequences {
     /// Targets that carry a loss.
     pub fn targets(&self) -> u64 {
-        self.targets.iter().filter(|target| **target != IGNORE).count() as u64
+        self.targets
+            .iter()
+            .filter(|target| **target != IGNORE)
+            .count() as u64
     }
 }
 
@@ -75,7 +78,10 @@ impl Batches {
     ///
     /// # Errors
     /// A size is zero, `overlap` is above 1, or the split has fewer rows than an update needs.
-    #[expect(clippy::too_many_arguments, reason = "eight independent settings, each named at the one call")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "eight independent settings, each named at the one call"
+    )]
     pub fn new(
         store: Arc<Store>,
         split: Split,
@@ -96,7 +102,11 @@ impl Batches {
         }
         // A row of one token without the next one has no target.
         if length + overlap < 2 {
-            return Err(setting("sequence length", length, "at least 1, and at least 2 with an overlap of 0"));
+            return Err(setting(
+                "sequence length",
+                length,
+                "at least 1, and at least 2 with an overlap of 0",
+            ));
         }
         if global_batch == 0 {
             return Err(setting("global batch", global_batch, "at least 1"));
@@ -169,7 +179,11 @@ impl Batches {
                 Order::Seeded(seed) => {
                     let permutation = match &permutation {
                         Some((of, permutation)) if *of == epoch => permutation,
-                        _ => &permutation.insert((epoch, Permutation::new(self.rows, seed, epoch))).1,
+                        _ => {
+                            &permutation
+                                .insert((epoch, Permutation::new(self.rows, seed, epoch)))
+                                .1
+                        }
                     };
                     permutation.at(place)
                 }
@@ -217,11 +231,7 @@ impl Batches {
         self.rows_of_pass.div_ceil(self.micro_batch as u64)
     }
 
-    fn sequences(
-        &self,
-        numbers: &[u64],
-        index: u64,
-    ) -> Result<Sequences, DataError> {
+    fn sequences(&self, numbers: &[u64], index: u64) -> Result<Sequences, DataError> {
         let rows = numbers.len();
         let mut sequences = Sequences {
             inputs: Vec::with_capacity(rows * self.length),
@@ -233,7 +243,8 @@ impl Batches {
         let mut tokens = Vec::with_capacity(self.length + 1);
         for (done, number) in numbers.iter().enumerate() {
             tokens.clear();
-            self.store.read(self.split, self.span(*number)?, &mut tokens)?;
+            self.store
+                .read(self.split, self.span(*number)?, &mut tokens)?;
             let inputs = &tokens[..tokens.len().min(self.length)];
             let targets = &tokens[1.min(tokens.len())..];
             sequences.inputs.extend_from_slice(inputs);
@@ -334,9 +345,19 @@ mod tests {
         let size = 100_000;
         let permutation = Permutation::new(size, 7, 0);
         let order: Vec<u64> = (0..size).map(|place| permutation.at(place)).collect();
-        let fixed = order.iter().zip(0..).filter(|(row, place)| **row == *place).count();
-        let neighbours = order.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
-        assert!(fixed < 10 && neighbours < 10, "{fixed} fixed, {neighbours} neighbours");
+        let fixed = order
+            .iter()
+            .zip(0..)
+            .filter(|(row, place)| **row == *place)
+            .count();
+        let neighbours = order
+            .windows(2)
+            .filter(|pair| pair[1] == pair[0] + 1)
+            .count();
+        assert!(
+            fixed < 10 && neighbours < 10,
+            "{fixed} fixed, {neighbours} neighbours"
+        );
         // The mean place of the first tenth of the rows: uniform, so 0.5 n with a standard error of n / sqrt(12 * 10000) = 0.0029 n.
         let mean = order[..10_000].iter().sum::<u64>() as f64 / 10_000.0 / size as f64;
         assert!((mean - 0.5).abs() < 5.0 * 0.0029, "{mean}");

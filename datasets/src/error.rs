@@ -31,7 +31,9 @@ pub enum DataError {
     },
     #[error("no paths given; give at least one file of text")]
     NoPaths,
-    #[error("{bad} of {lines} lines are bad, more than the allowed share of {allowed} (`bad_line_share`); the first: {first}")]
+    #[error(
+        "{bad} of {lines} lines are bad, more than the allowed share of {allowed} (`bad_line_share`); the first: {first}"
+    )]
     BadLines {
         bad: u64,
         lines: u64,
@@ -78,9 +80,13 @@ pub enum DataError {
         version: String,
         registry: PathBuf,
     },
-    #[error("Cargo has no home folder: set CARGO_HOME or HOME, or point to other text with `--data PATH`")]
+    #[error(
+        "Cargo has no home folder: set CARGO_HOME or HOME, or point to other text with `--data PATH`"
+    )]
     NoCargoHome,
-    #[error("crates.list names {entry}, which Cargo.lock does not hold; write the list again (see the header of crates.list)")]
+    #[error(
+        "crates.list names {entry}, which Cargo.lock does not hold; write the list again (see the header of crates.list)"
+    )]
     CratesList { entry: String },
     #[error("{}: is not a whole token store: {reason}; remove this folder and prepare it again", path.display())]
     Damaged { path: PathBuf, reason: String },

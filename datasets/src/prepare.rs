@@ -103,11 +103,18 @@ pub fn prepare(
         }
     }
     fs::create_dir(&building).map_err(|e| DataError::write(&building, e))?;
-    let built = build(spec, source.as_ref(), tokenizer, fingerprint, &building, progress)
-        .and_then(|()| {
-            fs::rename(&building, &directory).map_err(|e| DataError::write(&directory, e))?;
-            store::sync_directory(cache_directory)
-        });
+    let built = build(
+        spec,
+        source.as_ref(),
+        tokenizer,
+        fingerprint,
+        &building,
+        progress,
+    )
+    .and_then(|()| {
+        fs::rename(&building, &directory).map_err(|e| DataError::write(&directory, e))?;
+        store::sync_directory(cache_directory)
+    });
     if let Err(error) = built {
         // The error that stopped the build is the one to tell; what cannot be removed now is removed by the next build.
         let _ = fs::remove_dir_all(&building);

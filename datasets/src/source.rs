@@ -69,7 +69,10 @@ impl SourceSpec {
                 field: jsonl::FIELD.into(),
             });
         }
-        let paths: Vec<PathBuf> = files.into_iter().filter(|file| text::is_text(file)).collect();
+        let paths: Vec<PathBuf> = files
+            .into_iter()
+            .filter(|file| text::is_text(file))
+            .collect();
         if paths.is_empty() {
             return Err(DataError::NothingInFolder {
                 path: path.to_path_buf(),
@@ -247,14 +250,10 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// # Errors
-    /// The file is missing, unreadable, a folder, or empty.
+    /// The file is missing, unreadable or empty.
     pub(crate) fn open(path: &Path) -> Result<Lines, DataError> {
         let file = File::open(path).map_err(|e| DataError::read(path, e))?;
         let metadata = file.metadata().map_err(|e| DataError::read(path, e))?;
-        if metadata.is_dir() {
-            let source = io::Error::new(io::ErrorKind::IsADirectory, "it is a folder, not a file");
-            return Err(DataError::read(path, source));
-        }
         if metadata.len() == 0 {
             return Err(DataError::Empty { path: path.into() });
         }
@@ -343,12 +342,18 @@ pub(crate) fn sorted_files(directory: &Path) -> Result<Vec<PathBuf>, DataError> 
 }
 
 /// The sum of the sizes of `paths` in bytes.
+///
+/// # Errors
+/// One is missing, or is a folder.
 pub(crate) fn total_size(paths: &[PathBuf]) -> Result<u64, DataError> {
     let mut total = 0;
     for path in paths {
-        total += std::fs::metadata(path)
-            .map_err(|e| DataError::read(path, e))?
-            .len();
+        let metadata = std::fs::metadata(path).map_err(|e| DataError::read(path, e))?;
+        if metadata.is_dir() {
+            let source = io::Error::new(io::ErrorKind::IsADirectory, "it is a folder, not a file");
+            return Err(DataError::read(path, source));
+        }
+        total += metadata.len();
     }
     Ok(total)
 }

@@ -136,7 +136,8 @@ impl Store {
         struct Schema {
             schema: u32,
         }
-        let not_one = |e: serde_json::Error| DataError::damaged(directory, format!("manifest.json: {e}"));
+        let not_one =
+            |e: serde_json::Error| DataError::damaged(directory, format!("manifest.json: {e}"));
         let Schema { schema } = serde_json::from_str(&json).map_err(not_one)?;
         if schema != SCHEMA {
             let reason = format!("its schema is {schema} and this program reads {SCHEMA}");
@@ -144,7 +145,10 @@ impl Store {
         }
         let manifest: Manifest = serde_json::from_str(&json).map_err(not_one)?;
         if manifest.hash != manifest.content_hash() {
-            return Err(DataError::damaged(directory, "the hashes in its manifest disagree"));
+            return Err(DataError::damaged(
+                directory,
+                "the hashes in its manifest disagree",
+            ));
         }
         if !matches!(manifest.bytes_per_token, 2 | 4) {
             let reason = format!("tokens of {} bytes", manifest.bytes_per_token);
@@ -314,7 +318,11 @@ impl Store {
         let before = tokens.len();
         if width == 2 {
             let (pairs, _) = bytes.as_chunks::<2>();
-            tokens.extend(pairs.iter().map(|pair| u32::from(u16::from_le_bytes(*pair))));
+            tokens.extend(
+                pairs
+                    .iter()
+                    .map(|pair| u32::from(u16::from_le_bytes(*pair))),
+            );
         } else {
             let (words, _) = bytes.as_chunks::<4>();
             tokens.extend(words.iter().map(|word| u32::from_le_bytes(*word)));
@@ -363,13 +371,17 @@ impl Map {
         let size = file.metadata().map_err(|e| DataError::read(path, e))?.len();
         let expected = items.checked_mul(u64::from(bytes_per_item));
         if expected != Some(size) || usize::try_from(size).is_err() {
-            let reason = format!("it has {size} bytes where {items} items of {bytes_per_item} were written");
+            let reason =
+                format!("it has {size} bytes where {items} items of {bytes_per_item} were written");
             return Err(DataError::damaged(path, reason));
         }
         if size == 0 {
             return Ok(Map(None));
         }
-        #[expect(unsafe_code, reason = "mapping a file is unsafe by nature; the store is the one place")]
+        #[expect(
+            unsafe_code,
+            reason = "mapping a file is unsafe by nature; the store is the one place"
+        )]
         // SAFETY: the map is read only, and nothing of ours writes a store after the rename that makes it visible. What
         // remains unproved is that no other program truncates the file while it is mapped: then a read raises SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| DataError::read(path, e))?;
@@ -459,8 +471,8 @@ impl Writer {
         };
         manifest.hash = manifest.content_hash();
         let path = self.directory.join(MANIFEST);
-        let mut json = serde_json::to_vec_pretty(&manifest)
-            .map_err(|e| DataError::write(&path, e.into()))?;
+        let mut json =
+            serde_json::to_vec_pretty(&manifest).map_err(|e| DataError::write(&path, e.into()))?;
         json.push(b'\n');
         write_synced(&path, &json)?;
         sync_directory(&self.directory)?;
@@ -475,7 +487,11 @@ struct SplitWriter {
 }
 
 impl SplitWriter {
-    fn create(directory: &Path, split: Split, bytes_per_token: u8) -> Result<SplitWriter, DataError> {
+    fn create(
+        directory: &Path,
+        split: Split,
+        bytes_per_token: u8,
+    ) -> Result<SplitWriter, DataError> {
         let mut documents = HashedFile::create(documents_path(directory, split), 8)?;
         documents.write(&0_u64.to_le_bytes())?;
         Ok(SplitWriter {

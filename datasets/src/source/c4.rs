@@ -110,7 +110,10 @@ mod tests {
     fn shards_are_known_by_the_published_names_only() {
         let shard = |name: &str| Shard::of(Path::new(name)).map(|s| (s.validation, s.number));
         assert_eq!(shard("c4-train.00007-of-01024.json.gz"), Some((false, 7)));
-        assert_eq!(shard("c4-validation.00001-of-00008.json.gz"), Some((true, 1)));
+        assert_eq!(
+            shard("c4-validation.00001-of-00008.json.gz"),
+            Some((true, 1))
+        );
         assert_eq!(shard("c4-train.json.gz"), None);
         assert_eq!(shard("c4-test.00001-of-00008.json.gz"), None);
         assert_eq!(shard("other-train.00001-of-00008.json.gz"), None);

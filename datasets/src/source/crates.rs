@@ -580,13 +580,13 @@ fn f() {} // not a doc comment at all
     #[test]
     fn markdown_gives_its_prose_without_tables_badges_and_link_targets() {
         let text = "Title of the thing\n===\n\n[![badge](a)](b)\n<p align=center>\n\n| a | b |\n|--|--|\n\n\
-                    It is in [0, 1) and [b, t]\nor `a*b[c]`, ![picture](x.png) as shown.\n\n[name]: https://example.org\n\
+                    It lies within [0, 1) and has the shape [b, t]\nor `a*b[c]`, ![picture](x.png) as shown.\n\n[name]: https://example.org\n\
                     ~~~text\nno prose in here\n~~~\n<!-- a remark that\nnobody should see -->\nThe end of it.\n";
         assert_eq!(
             markdown_prose(text.lines()),
             [
                 "Title of the thing",
-                "It is in [0, 1) and [b, t] or `a*b[c]`, as shown.",
+                "It lies within [0, 1) and has the shape [b, t] or `a*b[c]`, as shown.",
                 "The end of it.",
             ]
         );
@@ -602,7 +602,10 @@ fn f() {} // not a doc comment at all
     #[test]
     fn variants_of_a_sentence_are_one_paragraph() {
         let of = fingerprint_of_paragraph;
-        assert_eq!(of("Reads 16 bits, then stops."), of("reads 32 bits then stops"));
+        assert_eq!(
+            of("Reads 16 bits, then stops."),
+            of("reads 32 bits then stops")
+        );
         assert_ne!(of("Reads 16 bits."), of("Writes 16 bits."));
     }
 }
