@@ -1,0 +1,378 @@
+//! A checkpoint: `checkpoints/step-N/` with the weights, the optimizer's state (both safetensors) and a small
+//! `state.json` with their hashes. Schedule, order of the data and random draws are functions of the step, so nothing of
+//! them is in it.
+//!
+//! It is written beside, synced and renamed, so it is there whole or not at all; what happens to it afterwards (a bad
+//! sector, a careless copy) shows in its hashes. Tensors go to and from the disk one at a time: a large model needs no
+//! second copy of itself in memory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use models::{Dtype, Learner, TensorInfo, TensorRole};
+use safetensors::tensor::Metadata;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::UserError;
+use crate::files::{self, failed_to};
+use crate::run::Progress;
+
+/// Version of `state.json` and of what stands beside it.
+const SCHEMA: u64 = 1;
+
+const STATE: &str = "state.json";
+const STEP: &str = "step-";
+const DAMAGED: &str = ".damaged";
+
+/// Bytes read at a time while hashing.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// The tensor files and what they hold. Master weights are the optimizer's: the model is whole without them.
+const FILES: [(&str, fn(TensorRole) -> bool); 2] =
+    [("weights.safetensors", is_weight), ("moments.safetensors", is_optimizer_state)];
+
+/// Whether a tensor belongs to the model, as opposed to the optimizer.
+#[must_use]
+pub fn is_weight(role: TensorRole) -> bool {
+    matches!(role, TensorRole::Frozen | TensorRole::Trainable)
+}
+
+/// Whether a tensor belongs to the optimizer.
+#[must_use]
+pub fn is_optimizer_state(role: TensorRole) -> bool {
+    !is_weight(role)
+}
+
+/// Seconds that a run has taken so far, over all its processes, and what it did not train itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Seconds of training.
+    pub training_seconds: f64,
+    /// Seconds of evaluation.
+    pub evaluation_seconds: f64,
+    /// Seconds of everything else: starting up and writing.
+    pub other_seconds: f64,
+    /// Training targets of a warm start that was handed on.
+    pub handed_on_tokens: u64,
+    /// Seconds of training, part of the above, of a warm start that was handed on.
+    pub handed_on_seconds: f64,
+    /// Largest memory of a process of the run or of its device, bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// `state.json`, but for the hash of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    schema: u64,
+    /// How far the run was.
+    pub progress: Progress,
+    /// Length of `metrics.jsonl` then: what follows is of steps that a resumed run repeats.
+    pub metrics_bytes: u64,
+    /// Hash of those bytes (BLAKE3).
+    pub metrics_hash: String,
+    /// Whether it must stay when newer ones come: others start from it.
+    pub keep: bool,
+    /// Time and memory so far.
+    pub clock: Clock,
+    /// Hashes of the tensor files by name (BLAKE3).
+    files: BTreeMap<String, String>,
+}
+
+impl State {
+    /// A state whose files are yet to be written.
+    #[must_use]
+    pub fn new(progress: Progress, metrics_bytes: u64, metrics_hash: String, keep: bool, clock: Clock) -> State {
+        State { schema: SCHEMA, progress, metrics_bytes, metrics_hash, keep, clock, files: BTreeMap::new() }
+    }
+}
+
+/// The file `state.json`.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    state: State,
+    /// Hash of `state` as this program writes it (BLAKE3).
+    hash: String,
+}
+
+impl Sealed {
+    fn seal(state: &State) -> Result<String> {
+        Ok(blake3::hash(&serde_json::to_vec(state)?).to_hex().to_string())
+    }
+}
+
+/// A checkpoint whose hashes held when it was opened. Its files stay open, so that nobody can remove them before they are
+/// loaded.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// How far the run was, for the loop that goes on from here.
+    pub progress: Progress,
+    /// The rest of `state.json`.
+    pub state: State,
+    directory: PathBuf,
+    tensors: Vec<File>,
+}
+
+impl Checkpoint {
+    /// Opens `step-N` and compares all hashes.
+    ///
+    /// # Errors
+    /// A file that is missing, unreadable or not what was written, with its path; [`UserError`] for another schema.
+    pub fn open(directory: &Path) -> Result<Checkpoint> {
+        let path = directory.join(STATE);
+        let state = read_state(directory)?;
+        ensure!(
+            step_of(directory) == Some(state.progress.step),
+            "{} is of step {}, not of the step in its directory's name",
+            path.display(),
+            state.progress.step
+        );
+        let mut tensors = Vec::new();
+        for (name, _) in FILES {
+            let path = directory.join(name);
+            let expected = state.files.get(name).with_context(|| format!("{} has no hash of {name}", directory.join(STATE).display()))?;
+            let mut file = File::open(&path).map_err(failed_to("read", &path))?;
+            let found = hash_bytes(&mut file, u64::MAX).map_err(failed_to("read", &path))?;
+            ensure!(found.to_hex().as_str() == expected, "{} is not what was written: its hash differs", path.display());
+            tensors.push(file);
+        }
+        Ok(Checkpoint { progress: state.progress, state, directory: directory.to_owned(), tensors })
+    }
+
+    /// Gives the learner all its tensors.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape or type, or that the learner does not have, with its name.
+    pub fn load_into(&self, learner: &mut dyn Learner) -> Result<()> {
+        let inventory = learner.tensors();
+        for ((name, belongs), file) in FILES.iter().zip(&self.tensors) {
+            let path = self.directory.join(name);
+            let expected: Vec<&TensorInfo> = inventory.iter().filter(|info| belongs(info.role)).collect();
+            let (metadata, data_start) = read_header(file).with_context(|| format!("{} has no readable header", path.display()))?;
+            let extra = metadata.offset_keys().into_iter().find(|key| !expected.iter().any(|info| info.name == *key));
+            if let Some(extra) = extra {
+                bail!("{} holds {extra}, which this run's network does not have", path.display());
+            }
+            for info in expected {
+                let there = metadata.info(&info.name).with_context(|| format!("{} lacks {}", path.display(), info.name))?;
+                let dtype = dtype_name(info.dtype);
+                let same = there.shape == info.shape && there.dtype.to_string() == dtype;
+                ensure!(
+                    same,
+                    "{} holds {} as {} {:?}, this run's network as {dtype} {:?}",
+                    path.display(),
+                    info.name,
+                    there.dtype,
+                    there.shape,
+                    info.shape
+                );
+                let (begin, end) = there.data_offsets;
+                let mut bytes = vec![0; end - begin];
+                let mut file = file;
+                file.seek(SeekFrom::Start(data_start + begin as u64)).map_err(failed_to("read", &path))?;
+                file.read_exact(&mut bytes).map_err(failed_to("read", &path))?;
+                learner.write(&info.name, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The run directory that it belongs to.
+    #[must_use]
+    pub fn run_directory(&self) -> &Path {
+        files::parent(files::parent(&self.directory))
+    }
+}
+
+/// The folder of a run's checkpoints.
+#[must_use]
+pub fn folder(run_directory: &Path) -> PathBuf {
+    run_directory.join("checkpoints")
+}
+
+/// Where the checkpoint of a step is.
+#[must_use]
+pub fn at_step(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("{STEP}{step}"))
+}
+
+/// Steps of which a folder holds checkpoints, damaged or not, ascending.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn steps(folder: &Path) -> Result<Vec<u64>> {
+    let mut steps: Vec<u64> = files::entries(folder)?.iter().filter_map(|path| step_of(path)).collect();
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+fn step_of(directory: &Path) -> Option<u64> {
+    directory.file_name()?.to_str()?.strip_prefix(STEP)?.parse().ok()
+}
+
+/// Writes a checkpoint beside its place, under the name `partial`, and syncs it. Renaming is the caller's.
+///
+/// # Errors
+/// What the disk or the device says.
+pub fn write(partial: &Path, learner: &dyn Learner, mut state: State) -> Result<()> {
+    files::create_directory(partial)?;
+    let inventory = learner.tensors();
+    for (name, belongs) in FILES {
+        let tensors: Vec<&TensorInfo> = inventory.iter().filter(|info| belongs(info.role)).collect();
+        let hash = write_tensors(&partial.join(name), &tensors, learner)?;
+        state.files.insert(name.into(), hash);
+    }
+    let hash = Sealed::seal(&state)?;
+    files::write_json(&partial.join(STATE), &Sealed { state, hash })?;
+    Ok(files::sync_directory(partial)?)
+}
+
+/// Puts a checkpoint written by [`write`] in its place. One that is there already was written by this run at the same
+/// step, where everything but time is the same, and stays.
+///
+/// # Errors
+/// What the disk says.
+pub fn publish(partial: &Path, folder: &Path, step: u64) -> Result<()> {
+    let place = at_step(folder, step);
+    if place.exists() {
+        return Ok(files::remove(partial)?);
+    }
+    fs::rename(partial, &place).map_err(failed_to("write", &place))?;
+    Ok(files::sync_directory(folder)?)
+}
+
+/// Removes all but the newest checkpoints of a run and those that must stay.
+///
+/// # Errors
+/// What the disk says.
+pub fn prune(folder: &Path, newest: usize) -> Result<()> {
+    let steps = steps(folder)?;
+    for step in steps.iter().rev().skip(newest) {
+        let directory = at_step(folder, *step);
+        // One that cannot be read may be one that must stay: it is removed by nobody but a person.
+        if read_state(&directory).map_or(true, |state| state.keep) {
+            continue;
+        }
+        // Renamed first: a directory half removed must not look like a damaged checkpoint.
+        let gone = folder.join(files::partial_name(&format!("{STEP}{step}"), "removed"));
+        fs::rename(&directory, &gone).map_err(failed_to("remove", &directory))?;
+        files::remove(&gone)?;
+    }
+    Ok(())
+}
+
+/// Renames a damaged checkpoint so that nobody takes it for a good one; a person may want to look at it.
+///
+/// # Errors
+/// What the disk says.
+pub fn set_aside(directory: &Path) -> Result<()> {
+    let named = |number: u32| {
+        let number = if number == 0 { String::new() } else { format!("-{number}") };
+        let mut name = directory.as_os_str().to_owned();
+        name.push(format!("{DAMAGED}{number}"));
+        PathBuf::from(name)
+    };
+    let free = (0..).map(named).find(|path| !path.exists()).unwrap_or_else(|| named(0));
+    fs::rename(directory, &free).map_err(failed_to("rename", directory))?;
+    Ok(files::sync_directory(files::parent(directory))?)
+}
+
+/// Hash of at most `bytes` bytes of a file from where it stands.
+///
+/// # Errors
+/// What the disk says.
+pub fn hash_bytes(file: &mut File, bytes: u64) -> io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut rest = file.take(bytes);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match rest.read(&mut chunk)? {
+            0 => return Ok(hasher.finalize()),
+            read => {
+                hasher.update(&chunk[..read]);
+            }
+        }
+    }
+}
+
+fn read_state(directory: &Path) -> Result<State> {
+    let path = directory.join(STATE);
+    // The schema first: another one may have other fields.
+    let value: serde_json::Value = files::read_json(&path, "a checkpoint's state")?;
+    if let Some(schema) = value["state"]["schema"].as_u64().filter(|schema| *schema != SCHEMA) {
+        let message = format!("{} has schema {schema}, this program reads {SCHEMA}", path.display());
+        return Err(UserError::new(message).hint("finish the suite with the program that began it").into());
+    }
+    let sealed: Sealed = files::read_json(&path, "a checkpoint's state")?;
+    ensure!(Sealed::seal(&sealed.state)? == sealed.hash, "{} is not what was written: its hash differs", path.display());
+    Ok(sealed.state)
+}
+
+fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::Bf16 => "BF16",
+    }
+}
+
+/// A file that is hashed while it is written.
+struct Hashing<'a> {
+    file: &'a File,
+    hasher: blake3::Hasher,
+}
+
+impl Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        let mut file = self.file;
+        file.write_all(bytes)
+    }
+}
+
+/// Writes tensors in the safetensors format, one at a time, and returns the hash of the file.
+fn write_tensors(path: &Path, tensors: &[&TensorInfo], learner: &dyn Learner) -> Result<String> {
+    let file = File::create(path).map_err(failed_to("write", path))?;
+    let mut out = Hashing { file: &file, hasher: blake3::Hasher::new() };
+    out.write(&header(tensors)?).map_err(failed_to("write", path))?;
+    for info in tensors {
+        let bytes = learner.read(&info.name)?;
+        let (found, expected) = (bytes.len(), info.size_bytes());
+        ensure!(found == expected, "{} came as {found} bytes, its shape has {expected}", info.name);
+        out.write(&bytes).map_err(failed_to("write", path))?;
+    }
+    let hash = out.hasher.finalize().to_hex().to_string();
+    file.sync_all().map_err(failed_to("write", path))?;
+    Ok(hash)
+}
+
+/// Length (eight bytes, little-endian) and JSON header of a safetensors file, padded so that the data is aligned.
+fn header(tensors: &[&TensorInfo]) -> Result<Vec<u8>> {
+    let mut entries = serde_json::Map::new();
+    let mut begin = 0;
+    for info in tensors {
+        let end = begin + info.size_bytes();
+        let entry = serde_json::json!({ "dtype": dtype_name(info.dtype), "shape": info.shape, "data_offsets": [begin, end] });
+        entries.insert(info.name.clone(), entry);
+        begin = end;
+    }
+    let mut text = serde_json::to_vec(&entries)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut header = (text.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut text);
+    Ok(header)
+}
+
+/// The header of a safetensors file and where its data starts.
+fn read_header(mut file: &File) -> Result<(Metadata, u64)> {
+    let whole = file.metadata()?.len();
+    let mut length = [0; 8];
+    file.seek(SeekFrom::Start(0))?;
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    ensure!(length <= whole.saturating_sub(8), "its length is {length} bytes, the file's {whole}");
+    let mut text = vec![0; usize::try_from(length)?];
+    file.read_exact(&mut text)?;
+    Ok((serde_json::from_slice(&text)?, 8 + length))
+}

@@ -1,0 +1,459 @@
+//! The supervisor: one worker process per cell, as many at once as the plan says, in an order that lets warm starts be
+//! handed on. It decides from what is on the disk; what workers print is for the display alone.
+//!
+//! A cell that another process works on (a second terminal, a batch scheduler's task) is left to it and waited for. When
+//! the supervisor is to stop, it closes its workers' standard input; should it be killed, the system does so for it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use results::record::{Manifest, Record, RunResult, Status};
+
+use crate::checkpoint;
+use crate::exit::{Exit, one_line};
+use crate::files::{self, failed_to};
+use crate::journal;
+use crate::lease::{self, Claim, Lease};
+use crate::plan::{Budget, Plan};
+use crate::progress::{Display, Shown};
+use crate::stop::{BUDGET_LINE, Reason, Stop};
+
+/// How long the supervisor sleeps when nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often it looks at cells that other processes work on.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(1);
+
+/// The wall-clock guard of a budget in time, as a multiple of it: the plan was sized to the budget by a short
+/// measurement, so a suite that takes a fifth longer is no accident of that measurement any more.
+const GUARD: f64 = 1.2;
+
+/// Times that a cell is started again because its worker lost the lease and nobody else has it.
+const RESTARTS_PER_CELL: u32 = 3;
+
+/// How a suite ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuiteOutcome {
+    /// Every cell has its result.
+    Finished,
+    /// Some cells failed; the others have theirs.
+    SomeFailed,
+    /// Stopped before the end; the same command goes on.
+    Stopped,
+}
+
+/// Runs all cells of a plan that have no result yet.
+///
+/// # Errors
+/// [`UserError`](crate::exit::UserError) for a run directory that was made with other settings or is not a run's, before
+/// anything is started; what the disk says.
+pub fn run_suite(directory: &Path, plan: &Plan) -> Result<SuiteOutcome> {
+    let guard = plan.budget.as_ref().and_then(|text| match text.parse() {
+        Ok(Budget::Time(time)) => Instant::now().checked_add(time.mul_f64(GUARD)),
+        _ => None,
+    });
+    let stop = Stop::new(guard);
+    stop.install_signals()?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let shown = plan.cells.iter().map(|cell| Shown { name: cell.directory(), steps: cell.settings.steps, flops: cell.flops() });
+    let display = Display::new(shown.collect());
+    Supervisor::new(directory, plan, program, &stop, display)?.run()
+}
+
+/// How a run stands, from its directory alone.
+///
+/// # Errors
+/// A file that is there and cannot be read.
+pub fn status(run_directory: &Path) -> Result<Status> {
+    if let Some(result) = journal::result(run_directory)? {
+        return Ok(result.status);
+    }
+    if lease::holder(run_directory)?.is_some() {
+        return Ok(Status::Running);
+    }
+    if journal::failure(run_directory)?.is_some() {
+        return Ok(Status::Failed);
+    }
+    Ok(match journal::newest_record(run_directory)? {
+        None => Status::Pending,
+        Some(Record::Stop(stop)) if stop.reason == Reason::Budget.name() => Status::StoppedBudget,
+        // Killed without a chance to say so, it was interrupted all the same.
+        Some(_) => Status::StoppedInterrupted,
+    })
+}
+
+/// How a cell stands for this command.
+enum State {
+    Waiting,
+    Running(Box<Worker>),
+    /// Another process works on it.
+    Elsewhere,
+    Done,
+    Failed,
+    /// Stopped; not started again by this command.
+    Stopped,
+}
+
+struct Worker {
+    child: Child,
+    /// Its end tells the worker to stop.
+    input: Option<ChildStdin>,
+    readers: Vec<JoinHandle<()>>,
+    newest_message: Option<String>,
+    has_begun: bool,
+}
+
+/// A line that a worker wrote, with the place of its cell in the plan.
+enum Line {
+    Output(usize, String),
+    Message(usize, String),
+}
+
+struct Supervisor<'a> {
+    directory: &'a Path,
+    plan: &'a Plan,
+    program: PathBuf,
+    stop: &'a Stop,
+    display: Display,
+    states: Vec<State>,
+    restarts: Vec<u32>,
+    sender: Sender<Line>,
+    lines: Receiver<Line>,
+    told: Option<Reason>,
+    looked_elsewhere: Instant,
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(directory: &'a Path, plan: &'a Plan, program: PathBuf, stop: &'a Stop, display: Display) -> Result<Supervisor<'a>> {
+        let mut states = Vec::new();
+        for cell in &plan.cells {
+            let run_directory = directory.join(cell.directory());
+            journal::check(&run_directory, cell)?;
+            states.push(if journal::result(&run_directory)?.is_some() { State::Done } else { State::Waiting });
+        }
+        let (sender, lines) = mpsc::channel();
+        let restarts = vec![0; plan.cells.len()];
+        let looked_elsewhere = Instant::now();
+        Ok(Supervisor { directory, plan, program, stop, display, states, restarts, sender, lines, told: None, looked_elsewhere })
+    }
+
+    fn run(mut self) -> Result<SuiteOutcome> {
+        for (index, state) in self.states.iter().enumerate() {
+            if matches!(state, State::Done) {
+                self.display.was_done(index);
+            }
+        }
+        let ended = self.supervise();
+        // Also on an error: nobody is left behind, and each worker checkpoints first.
+        self.tell_workers(Reason::Interrupted);
+        while self.is_running() {
+            self.pass_lines_on();
+            self.reap()?;
+        }
+        self.display.close();
+        ended?;
+        let any = |wanted: fn(&State) -> bool| self.states.iter().any(wanted);
+        Ok(if any(|state| matches!(state, State::Waiting | State::Elsewhere | State::Stopped)) {
+            SuiteOutcome::Stopped
+        } else if any(|state| matches!(state, State::Failed)) {
+            SuiteOutcome::SomeFailed
+        } else {
+            SuiteOutcome::Finished
+        })
+    }
+
+    fn supervise(&mut self) -> Result<()> {
+        loop {
+            self.reap()?;
+            if let Some(reason) = self.stop.reason() {
+                self.tell_workers(reason);
+                if !self.is_running() {
+                    return Ok(());
+                }
+            } else {
+                self.look_elsewhere()?;
+                self.start_workers()?;
+                let unsettled = |state: &State| matches!(state, State::Waiting | State::Running(_) | State::Elsewhere);
+                if !self.states.iter().any(unsettled) {
+                    return Ok(());
+                }
+            }
+            self.pass_lines_on();
+            self.display.tick();
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.states.iter().any(|state| matches!(state, State::Running(_)))
+    }
+
+    fn run_directory(&self, index: usize) -> PathBuf {
+        self.directory.join(self.plan.cells[index].directory())
+    }
+
+    /// Starts workers while there is room for them and something to do.
+    fn start_workers(&mut self) -> Result<()> {
+        loop {
+            let running = self.states.iter().filter(|state| matches!(state, State::Running(_))).count() as u64;
+            if running >= self.plan.jobs.max(1) {
+                return Ok(());
+            }
+            let Some(index) = self.next() else { return Ok(()) };
+            let run_directory = self.run_directory(index);
+            // Another supervisor may have been there since.
+            if let Some(result) = journal::result(&run_directory)? {
+                self.settle(index, &result);
+            } else if lease::holder(&run_directory)?.is_some() {
+                self.states[index] = State::Elsewhere;
+                self.display.begins(index, true);
+            } else {
+                self.states[index] = State::Running(Box::new(self.start(index, &run_directory)?));
+                self.display.begins(index, false);
+            }
+        }
+    }
+
+    /// The next cell to start: the first one that waits, but one whose warm start `full` is still to leave comes after
+    /// those that need not wait for anything. If there are no others it starts anyway and trains the warm start itself,
+    /// on a processor that would be idle.
+    fn next(&self) -> Option<usize> {
+        let waiting = || (0..self.states.len()).filter(|index| matches!(self.states[*index], State::Waiting));
+        waiting().find(|index| !self.gains_by_waiting(*index)).or_else(|| waiting().next())
+    }
+
+    fn gains_by_waiting(&self, index: usize) -> bool {
+        let cell = &self.plan.cells[index];
+        let Some(full) = cell.warm_start_cell().map(|full| full.directory()) else { return false };
+        let Some(full) = self.plan.cells.iter().position(|other| other.directory() == full) else { return false };
+        let step = cell.settings.warm_start_length();
+        let left = checkpoint::at_step(&checkpoint::folder(&self.run_directory(full)), step);
+        matches!(self.states[full], State::Waiting | State::Running(_) | State::Elsewhere) && !left.is_dir()
+    }
+
+    fn start(&self, index: usize, run_directory: &Path) -> Result<Worker> {
+        let mut command = Command::new(&self.program);
+        command.arg("worker").arg("--supervised").arg(run_directory);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(failed_to("start", &self.program))?;
+        let input = child.stdin.take();
+        let mut readers = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            readers.push(read_lines(output, self.sender.clone(), move |line| Line::Output(index, line)));
+        }
+        if let Some(messages) = child.stderr.take() {
+            readers.push(read_lines(messages, self.sender.clone(), move |line| Line::Message(index, line)));
+        }
+        Ok(Worker { child, input, readers, newest_message: None, has_begun: false })
+    }
+
+    /// Tells the workers why to stop, each reason once; a second interrupt of a person who will not wait kills them,
+    /// which costs what is newer than the last checkpoint.
+    fn tell_workers(&mut self, reason: Reason) {
+        let impatient = self.stop.interrupts() > 1;
+        let is_news = self.told.is_none_or(|told| told < reason);
+        self.told = self.told.max(Some(reason));
+        if is_news && self.is_running() {
+            self.display.line(match reason {
+                Reason::Budget => "the budget's time is over: stopping",
+                _ => "stopping: each running cell writes a checkpoint first",
+            });
+        }
+        for state in &mut self.states {
+            let State::Running(worker) = state else { continue };
+            if reason == Reason::Budget && is_news {
+                // A worker that has just ended no longer listens.
+                let _ = worker.input.as_mut().map(|input| writeln!(input, "{BUDGET_LINE}"));
+            } else if reason != Reason::Budget {
+                worker.input = None;
+            }
+            if impatient {
+                let _ = worker.child.kill();
+            }
+        }
+    }
+
+    /// Waits a moment for what workers print and shows it.
+    fn pass_lines_on(&mut self) {
+        match self.lines.recv_timeout(TICK) {
+            Ok(line) => self.pass_on(line),
+            // The supervisor itself holds a sender.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        }
+        while let Ok(line) = self.lines.try_recv() {
+            self.pass_on(line);
+        }
+    }
+
+    fn pass_on(&mut self, line: Line) {
+        match line {
+            Line::Output(index, line) => {
+                let Ok(record) = serde_json::from_str::<Record>(&line) else { return };
+                let manifest_path = self.run_directory(index).join(journal::MANIFEST);
+                let State::Running(worker) = &mut self.states[index] else { return };
+                if !worker.has_begun {
+                    worker.has_begun = true;
+                    let manifest: Option<Manifest> = files::read_json(&manifest_path, "a run's manifest").ok();
+                    let from = manifest.and_then(|manifest| Some(manifest.sessions.last()?.from_step));
+                    self.display.resumes(index, from.unwrap_or(0));
+                }
+                self.display.record(index, &record);
+            }
+            Line::Message(index, line) => {
+                let State::Running(worker) = &mut self.states[index] else { return };
+                match line.strip_prefix("error: ") {
+                    // Shown when the worker has ended.
+                    Some(error) => worker.newest_message = Some(error.to_owned()),
+                    None if line.is_empty() => {}
+                    None => {
+                        self.display.note(index, &line);
+                        worker.newest_message.get_or_insert(line);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes note of workers that have ended.
+    fn reap(&mut self) -> Result<()> {
+        for index in 0..self.states.len() {
+            let State::Running(worker) = &mut self.states[index] else { continue };
+            let Some(status) = worker.child.try_wait().context("cannot wait for a worker")? else { continue };
+            let readers = std::mem::take(&mut worker.readers);
+            for reader in readers {
+                // Its pipe has ended with the worker.
+                let _ = reader.join();
+            }
+            while let Ok(line) = self.lines.try_recv() {
+                self.pass_on(line);
+            }
+            let State::Running(worker) = std::mem::replace(&mut self.states[index], State::Waiting) else { continue };
+            self.judge(index, status, worker.newest_message)?;
+        }
+        Ok(())
+    }
+
+    /// What becomes of a cell whose worker has ended: the disk says.
+    fn judge(&mut self, index: usize, status: ExitStatus, message: Option<String>) -> Result<()> {
+        let run_directory = self.run_directory(index);
+        if let Some(result) = journal::result(&run_directory)? {
+            self.settle(index, &result);
+            return Ok(());
+        }
+        if status.code() == Some(i32::from(Exit::Stopped.code())) {
+            if lease::holder(&run_directory)?.is_some() {
+                self.states[index] = State::Elsewhere;
+                self.display.stopped(index, "another process is at it");
+                return Ok(());
+            }
+            let stop = match journal::newest_record(&run_directory)? {
+                Some(Record::Stop(stop)) => Some(stop),
+                _ => None,
+            };
+            if let Some(stop) = stop {
+                self.states[index] = State::Stopped;
+                self.display.stopped(index, &format!("stopped: {} at step {}", stop.reason, stop.step));
+                return Ok(());
+            }
+            if self.restarts[index] < RESTARTS_PER_CELL {
+                // Its lease was lost, or held for a moment; it waits for its turn again.
+                self.restarts[index] += 1;
+                return Ok(());
+            }
+        }
+        if self.stop.interrupts() > 1 && status.code().is_none() {
+            self.states[index] = State::Stopped;
+            self.display.stopped(index, "killed");
+            return Ok(());
+        }
+        let left = journal::failure(&run_directory)?.map(|failure| failure.error);
+        let error = left.clone().or(message).unwrap_or_else(|| how_it_ended(status));
+        if left.is_none() {
+            leave_failure(&run_directory, self.stop, &error);
+        }
+        self.states[index] = State::Failed;
+        self.display.stopped(index, &format!("failed: {error}"));
+        Ok(())
+    }
+
+    fn settle(&mut self, index: usize, result: &RunResult) {
+        self.states[index] = State::Done;
+        self.display.finished(index, result);
+    }
+
+    /// Takes note of cells that other processes have finished or let go.
+    fn look_elsewhere(&mut self) -> Result<()> {
+        if self.looked_elsewhere.elapsed() < LOOK_ELSEWHERE {
+            return Ok(());
+        }
+        self.looked_elsewhere = Instant::now();
+        for index in 0..self.states.len() {
+            if !matches!(self.states[index], State::Elsewhere) {
+                continue;
+            }
+            let run_directory = self.run_directory(index);
+            // The lease first: it is given back after the result is written.
+            let is_held = lease::holder(&run_directory)?.is_some();
+            if let Some(result) = journal::result(&run_directory)? {
+                self.settle(index, &result);
+            } else if !is_held && journal::failure(&run_directory)?.is_some() {
+                self.states[index] = State::Failed;
+                self.display.stopped(index, "failed in another process");
+            } else if !is_held {
+                self.states[index] = State::Waiting;
+                self.display.stopped(index, "let go by the other process");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends on every line of a worker's output. Bytes that are no text become question marks: a library may print anything.
+fn read_lines(source: impl Read + Send + 'static, sender: Sender<Line>, make: impl Fn(String) -> Line + Send + 'static) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut source = BufReader::new(source);
+        let mut line = Vec::new();
+        while source.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(make(text)).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    })
+}
+
+/// A worker that was killed could not say so itself. Where nobody has taken the run up, the supervisor does, if it can:
+/// a failure that cannot be written is shown all the same.
+fn leave_failure(run_directory: &Path, stop: &Stop, error: &str) {
+    if run_directory.is_dir()
+        && let Ok(Claim::Taken(lease)) = Lease::claim(run_directory, stop)
+    {
+        let recorded = journal::record_failure(run_directory, &lease, error);
+        drop(recorded.inspect_err(|error| eprintln!("warning: {}", one_line(error))));
+    }
+}
+
+#[cfg(unix)]
+fn how_it_ended(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match status.signal() {
+        // Nobody else kills so: a person, or the system when memory ran out.
+        Some(9) => "its worker was killed (by hand, or by the system for want of memory)".into(),
+        Some(signal) => format!("its worker was ended by signal {signal}"),
+        None => how_it_exited(status),
+    }
+}
+
+#[cfg(not(unix))]
+fn how_it_ended(status: ExitStatus) -> String {
+    how_it_exited(status)
+}
+
+fn how_it_exited(status: ExitStatus) -> String {
+    format!("its worker ended without a word and without a result ({status})")
+}
