@@ -101,7 +101,7 @@ impl Batches {
             return Err(setting("overlap", overlap, "0 or 1"));
         }
         // A row of one token without the next one has no target.
-        if length + overlap < 2 {
+        if length.saturating_add(overlap) < 2 {
             return Err(setting(
                 "sequence length",
                 length,
@@ -117,6 +117,8 @@ impl Batches {
         let (tokens, documents) = (store.tokens(split), store.documents(split));
         let long = length as u64;
         let (rows, rows_of_pass) = match layout {
+            // Rows longer than all of the text would be padding for the most part, and are a slip of the user's.
+            _ if long > tokens.max(store.training_tokens()) => (0, 0),
             Layout::Padded => (documents, documents),
             Layout::Packed if overlap == 1 => {
                 let targets = tokens.saturating_sub(1);
@@ -156,15 +158,15 @@ impl Batches {
     /// within an update if need be, so that each epoch has every row once.
     ///
     /// # Errors
-    /// The store is damaged, or the split has no whole row.
+    /// The store is damaged, or the split (validation, which [`Batches::new`] accepts with one row) has fewer rows than an update.
     pub fn update(&self, step: u64) -> Result<Vec<Sequences>, DataError> {
-        if self.rows == 0 {
+        if self.rows < self.global_batch as u64 {
             return Err(DataError::TooShort {
                 split: self.split,
                 length: self.length,
                 tokens: self.store.tokens(self.split),
                 documents: self.store.documents(self.split),
-                rows: 0,
+                rows: self.rows,
                 needed: self.global_batch as u64,
             });
         }

@@ -427,6 +427,7 @@ impl Writer {
     }
 
     /// Appends a document as it is (the token that ends it is the caller's), which stands for `text_bytes` bytes of text.
+    /// Its tokens lie below the vocabulary; of others, the low bytes would be kept.
     ///
     /// # Errors
     /// A file cannot be written.

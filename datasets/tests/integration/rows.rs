@@ -63,6 +63,7 @@ proptest! {
     fn a_pass_with_overlap_has_every_target_once_and_follows_each_input(count in 2_u32..400, length in 1_usize..40, micro in 1_usize..7) {
         let folder = tempfile::tempdir().unwrap();
         let store = counting(folder.path(), count);
+        let length = length.min(count as usize);
         let shape = Shape { length, overlap: 1, global: 1, micro };
         let batches = batches(&store, Split::Validation, Order::Sequential, Layout::Packed, &shape).unwrap();
         let sequences = pass(&batches);
@@ -324,6 +325,39 @@ fn a_sequence_longer_than_the_corpus_is_refused_with_the_figures() {
         )
         .is_ok()
     );
+}
+
+#[test]
+fn absurd_sizes_are_refused_and_not_allocated() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = counting(folder.path(), 100);
+    for layout in [Layout::Packed, Layout::Padded] {
+        for split in [Split::Training, Split::Validation] {
+            let shape = Shape {
+                length: usize::MAX,
+                overlap: 1,
+                global: 1,
+                micro: usize::MAX,
+            };
+            let made = batches(&store, split, Order::Seeded(0), layout, &shape);
+            assert!(matches!(made, Err(DataError::TooShort { .. })));
+        }
+    }
+    let shape = Shape {
+        length: 4,
+        overlap: 1,
+        global: usize::MAX,
+        micro: 1,
+    };
+    let made = batches(
+        &store,
+        Split::Validation,
+        Order::Seeded(0),
+        Layout::Packed,
+        &shape,
+    )
+    .unwrap();
+    assert!(matches!(made.update(0), Err(DataError::TooShort { .. })));
 }
 
 #[test]
