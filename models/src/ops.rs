@@ -9,7 +9,7 @@
 //! Shapes, here and in the files below: `n` rows (tokens), `i` inputs, `o` outputs, `r` rank, `d` hidden width,
 //! `v` vocabulary, `b` batch, `t` length.
 
-mod adamw;
+pub mod adamw;
 pub mod attention;
 mod autodiff;
 pub mod cpu;
@@ -22,7 +22,6 @@ pub mod sum_of_squares;
 pub mod swiglu;
 
 pub use adamw::AdamStep;
-pub use adamw::definition as adamw_definition;
 
 use burn::backend::Cuda;
 use burn::tensor::{Int, Tensor, bf16};

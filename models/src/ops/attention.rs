@@ -7,6 +7,9 @@
 //!
 //! Suffixes: `_bhtw` is `[batch, heads, length, head width]`.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, DType, Tensor, TensorData};
@@ -35,6 +38,7 @@ pub struct Rotary {
     pub cosine: Vec<f32>,
     /// Sines.
     pub sine: Vec<f32>,
+    half: usize,
 }
 
 impl Rotary {
@@ -52,7 +56,20 @@ impl Rotary {
                 (sine as f32, cosine as f32)
             })
             .unzip();
-        Self { cosine, sine }
+        Self { cosine, sine, half }
+    }
+
+    /// The table of [`Rotary::new`], computed once per process and shape.
+    pub fn shared(length: usize, width: usize) -> Arc<Self> {
+        static TABLES: Mutex<BTreeMap<(usize, usize), Arc<Rotary>>> = Mutex::new(BTreeMap::new());
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(tables.entry((length, width)).or_insert_with(|| Arc::new(Self::new(length, width))))
+    }
+
+    /// Cosines and sines at a position, each `[width / 2]`.
+    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let range = position * self.half..(position + 1) * self.half;
+        (&self.cosine[range.clone()], &self.sine[range])
     }
 }
 
@@ -130,7 +147,7 @@ impl<B: Backend> Rotation<B> {
         let [_, length, hidden] = query.dims();
         let (device, dtype) = (query.device(), query.dtype());
         let width = hidden / heads;
-        let Rotary { cosine, sine } = Rotary::new(length, width);
+        let Rotary { cosine, sine, .. } = Rotary::new(length, width);
         let table = |values: Vec<f32>| {
             let data = TensorData::new(values, [1, 1, length, width / 2]);
             Tensor::<B, 4>::from_data(data, (&device, DType::F32)).cast(dtype)

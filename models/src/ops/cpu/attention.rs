@@ -1,0 +1,315 @@
+//! Causal attention on the CPU: one task per sequence and head, by blocks of query rows.
+//!
+//! A block sees the keys up to its last row only. Scores of a block live in a buffer of the task and are recomputed
+//! in the backward pass from the saved log-sum-exp.
+
+use rayon::prelude::*;
+
+use super::product::{Matrix, Threads, add_product, write_product};
+use super::vector::{dot, exp, exponentials, maximum, vectorised, worth_threads};
+use crate::ops::attention::Rotary;
+
+/// Query rows of a block: smaller wastes less on keys after the diagonal, larger makes better products.
+const BLOCK_ROWS: usize = 64;
+
+/// Shape of query, key, value and output: `[batch, length, heads·width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each.
+    pub length: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl Shape {
+    fn row(&self) -> usize {
+        self.heads * self.width
+    }
+
+    /// Where a task's first row begins.
+    fn start(&self, task: usize) -> usize {
+        (task / self.heads) * self.length * self.row() + (task % self.heads) * self.width
+    }
+
+    /// Some rows of one sequence and head, as a matrix `[count, width]`.
+    fn rows<'a>(&self, values: &'a [f32], task: usize, first: usize, count: usize) -> Matrix<'a> {
+        let start = self.start(task) + first * self.row();
+        Matrix::strided(&values[start..], count, self.width, self.row())
+    }
+
+    fn slice<'a>(&self, values: &'a [f32], task: usize, position: usize) -> &'a [f32] {
+        &values[self.start(task) + position * self.row()..][..self.width]
+    }
+
+    fn scale(&self) -> f32 {
+        (self.width as f32).sqrt().recip()
+    }
+
+    /// The output cut into the rows of each task, so that tasks can write side by side.
+    fn split<'a>(&self, output: &'a mut [f32]) -> Vec<Vec<&'a mut [f32]>> {
+        let mut tasks: Vec<Vec<_>> =
+            (0..self.batch * self.heads).map(|_| Vec::with_capacity(self.length)).collect();
+        for (sequence, rows) in output.chunks_exact_mut(self.length * self.row()).enumerate() {
+            for row in rows.chunks_exact_mut(self.row()) {
+                for (head, part) in row.chunks_exact_mut(self.width).enumerate() {
+                    tasks[sequence * self.heads + head].push(part);
+                }
+            }
+        }
+        tasks
+    }
+
+    fn is_empty(&self) -> bool {
+        self.batch * self.length * self.row() == 0
+    }
+
+    fn elements(&self) -> usize {
+        self.batch * self.length * self.row()
+    }
+}
+
+/// Writes the output and the log-sum-exp of each row's scaled scores `[batch, heads, length]`.
+pub fn forward(
+    [query, key, value]: [&[f32]; 3],
+    shape: Shape,
+    rotary: &Rotary,
+    output: &mut [f32],
+    log_sum_exp: &mut [f32],
+) {
+    if shape.is_empty() {
+        return;
+    }
+    let tasks = shape.split(output);
+    let work = |buffers: &mut Buffers, task: usize, output: Vec<&mut [f32]>, log_sum_exp: &mut [f32]| {
+        forward_task(buffers, [query, key, value], shape, rotary, task, output, log_sum_exp);
+    };
+    if worth_threads(shape.elements()) {
+        tasks
+            .into_par_iter()
+            .zip(log_sum_exp.par_chunks_exact_mut(shape.length))
+            .enumerate()
+            .for_each_init(Buffers::default, |buffers, (task, (output, log_sum_exp))| {
+                work(buffers, task, output, log_sum_exp);
+            });
+    } else {
+        let mut buffers = Buffers::default();
+        for (task, (output, log_sum_exp)) in
+            tasks.into_iter().zip(log_sum_exp.chunks_exact_mut(shape.length)).enumerate()
+        {
+            work(&mut buffers, task, output, log_sum_exp);
+        }
+    }
+}
+
+/// What one thread works in; every element is written before it is read.
+#[derive(Default)]
+struct Buffers {
+    query: Vec<f32>,
+    key: Vec<f32>,
+    scores: Vec<f32>,
+    d_scores: Vec<f32>,
+    d_query: Vec<f32>,
+    d_key: Vec<f32>,
+    d_value: Vec<f32>,
+}
+
+fn forward_task(
+    buffers: &mut Buffers,
+    [query, key, value]: [&[f32]; 3],
+    shape: Shape,
+    rotary: &Rotary,
+    task: usize,
+    mut output: Vec<&mut [f32]>,
+    log_sum_exp: &mut [f32],
+) {
+    let Shape { length, width, .. } = shape;
+    rotate(&mut buffers.query, query, shape, rotary, task, shape.scale());
+    rotate(&mut buffers.key, key, shape, rotary, task, 1.0);
+    buffers.d_query.resize(BLOCK_ROWS * width, 0.0);
+    for first in (0..length).step_by(BLOCK_ROWS) {
+        let count = BLOCK_ROWS.min(length - first);
+        let keys = first + count;
+        buffers.scores.resize(count * keys, 0.0);
+        let query = Matrix::new(&buffers.query[first * width..], count, width);
+        let key = Matrix::new(&buffers.key, keys, width);
+        write_product(&mut buffers.scores, 1.0, query, key.transposed(), Threads::One);
+        let mut inverse_sums = [0.0; BLOCK_ROWS];
+        vectorised(|| {
+            for (row, scores) in buffers.scores.chunks_exact_mut(keys).enumerate() {
+                let (seen, hidden) = scores.split_at_mut(first + row + 1);
+                let largest = maximum(seen);
+                let sum = exponentials(seen, largest);
+                hidden.fill(0.0);
+                inverse_sums[row] = 1.0 / sum;
+                log_sum_exp[first + row] = largest + sum.ln();
+            }
+        });
+        let weighted = &mut buffers.d_query[..count * width];
+        let probabilities = Matrix::new(&buffers.scores, count, keys);
+        write_product(weighted, 1.0, probabilities, shape.rows(value, task, 0, keys), Threads::One);
+        for ((row, weighted), inverse) in
+            output[first..].iter_mut().zip(weighted.chunks_exact(width)).zip(inverse_sums)
+        {
+            for (output, weighted) in row.iter_mut().zip(weighted) {
+                *output = weighted * inverse;
+            }
+        }
+    }
+}
+
+/// The tensors of the forward pass, and the gradient of the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// Query before rotation.
+    pub query: &'a [f32],
+    /// Key before rotation.
+    pub key: &'a [f32],
+    /// Value.
+    pub value: &'a [f32],
+    /// Output.
+    pub output: &'a [f32],
+    /// Log-sum-exp of the scores `[batch, heads, length]`.
+    pub log_sum_exp: &'a [f32],
+    /// Gradient of the output.
+    pub gradient: &'a [f32],
+}
+
+/// Writes the gradients for query, key and value, where wanted.
+pub fn backward(inputs: Inputs<'_>, shape: Shape, rotary: &Rotary, gradients: [Option<&mut [f32]>; 3]) {
+    if shape.is_empty() {
+        return;
+    }
+    let [d_query, d_key, d_value] = gradients.map(|gradient| match gradient {
+        Some(gradient) => shape.split(gradient).into_iter().map(Some).collect(),
+        None => (0..shape.batch * shape.heads).map(|_| None).collect::<Vec<_>>(),
+    });
+    let tasks = d_query.into_iter().zip(d_key).zip(d_value);
+    let tasks: Vec<_> = tasks.map(|((d_query, d_key), d_value)| [d_query, d_key, d_value]).collect();
+    if worth_threads(shape.elements()) {
+        tasks.into_par_iter().enumerate().for_each_init(Buffers::default, |buffers, (task, gradients)| {
+            backward_task(buffers, inputs, shape, rotary, task, gradients);
+        });
+    } else {
+        let mut buffers = Buffers::default();
+        for (task, gradients) in tasks.into_iter().enumerate() {
+            backward_task(&mut buffers, inputs, shape, rotary, task, gradients);
+        }
+    }
+}
+
+fn backward_task(
+    buffers: &mut Buffers,
+    inputs: Inputs<'_>,
+    shape: Shape,
+    rotary: &Rotary,
+    task: usize,
+    gradients: [Option<Vec<&mut [f32]>>; 3],
+) {
+    let Shape { length, width, .. } = shape;
+    let [d_query, d_key, d_value] = gradients;
+    rotate(&mut buffers.query, inputs.query, shape, rotary, task, shape.scale());
+    rotate(&mut buffers.key, inputs.key, shape, rotary, task, 1.0);
+    for buffer in [&mut buffers.d_query, &mut buffers.d_key, &mut buffers.d_value] {
+        buffer.clear();
+        buffer.resize(length * width, 0.0);
+    }
+    let log_sum_exp = &inputs.log_sum_exp[task * length..][..length];
+    for first in (0..length).step_by(BLOCK_ROWS) {
+        let count = BLOCK_ROWS.min(length - first);
+        let keys = first + count;
+        let query = Matrix::new(&buffers.query[first * width..], count, width);
+        let key = Matrix::new(&buffers.key, keys, width);
+        let gradient = shape.rows(inputs.gradient, task, first, count);
+        buffers.scores.resize(count * keys, 0.0);
+        write_product(&mut buffers.scores, 1.0, query, key.transposed(), Threads::One);
+        buffers.d_scores.resize(count * keys, 0.0);
+        if d_query.is_some() || d_key.is_some() {
+            let value = shape.rows(inputs.value, task, 0, keys);
+            write_product(&mut buffers.d_scores, 1.0, gradient, value.transposed(), Threads::One);
+        }
+        vectorised(|| {
+            let rows = buffers.scores.chunks_exact_mut(keys).zip(buffers.d_scores.chunks_exact_mut(keys));
+            for (row, (scores, d_scores)) in rows.enumerate() {
+                let position = first + row;
+                let gradient = shape.slice(inputs.gradient, task, position);
+                let row_sum = dot(gradient, shape.slice(inputs.output, task, position));
+                let shift = log_sum_exp[position];
+                let (scores, hidden) = scores.split_at_mut(position + 1);
+                let (d_scores, d_hidden) = d_scores.split_at_mut(position + 1);
+                for (s, d) in scores.iter_mut().zip(d_scores) {
+                    *s = exp(*s - shift);
+                    *d = *s * (*d - row_sum);
+                }
+                hidden.fill(0.0);
+                d_hidden.fill(0.0);
+            }
+        });
+        let probabilities = Matrix::new(&buffers.scores, count, keys);
+        let d_scores = Matrix::new(&buffers.d_scores, count, keys);
+        if d_value.is_some() {
+            let d_value = &mut buffers.d_value[..keys * width];
+            add_product(d_value, 1.0, probabilities.transposed(), gradient, Threads::One);
+        }
+        if d_key.is_some() {
+            add_product(&mut buffers.d_key[..keys * width], 1.0, d_scores.transposed(), query, Threads::One);
+        }
+        if d_query.is_some() {
+            let d_query = &mut buffers.d_query[first * width..keys * width];
+            write_product(d_query, shape.scale(), d_scores, key, Threads::One);
+        }
+    }
+    if let Some(d_query) = d_query {
+        undo_rotation(d_query, &buffers.d_query, rotary, width);
+    }
+    if let Some(d_key) = d_key {
+        undo_rotation(d_key, &buffers.d_key, rotary, width);
+    }
+    for (output, row) in d_value.into_iter().flatten().zip(buffers.d_value.chunks_exact(width)) {
+        output.copy_from_slice(row);
+    }
+}
+
+/// The rows of one sequence and head, rotated by their positions and scaled, `[length, width]`.
+fn rotate(output: &mut Vec<f32>, values: &[f32], shape: Shape, rotary: &Rotary, task: usize, scale: f32) {
+    let Shape { length, width, .. } = shape;
+    output.resize(length * width, 0.0);
+    vectorised(|| {
+        for (position, output) in output.chunks_exact_mut(width).enumerate() {
+            let (left, right) = shape.slice(values, task, position).split_at(width / 2);
+            let (left_output, right_output) = output.split_at_mut(width / 2);
+            turn([left, right], rotary.at(position), scale, 1.0, [left_output, right_output]);
+        }
+    });
+}
+
+fn undo_rotation(output: Vec<&mut [f32]>, rotated: &[f32], rotary: &Rotary, width: usize) {
+    vectorised(|| {
+        for (position, (output, rotated)) in output.into_iter().zip(rotated.chunks_exact(width)).enumerate() {
+            let (left, right) = rotated.split_at(width / 2);
+            let (left_output, right_output) = output.split_at_mut(width / 2);
+            turn([left, right], rotary.at(position), 1.0, -1.0, [left_output, right_output]);
+        }
+    });
+}
+
+#[inline(always)]
+fn turn(
+    [left, right]: [&[f32]; 2],
+    (cosine, sine): (&[f32], &[f32]),
+    scale: f32,
+    direction: f32,
+    [left_output, right_output]: [&mut [f32]; 2],
+) {
+    let half = left.len();
+    let (right, cosine, sine) = (&right[..half], &cosine[..half], &sine[..half]);
+    let (left_output, right_output) = (&mut left_output[..half], &mut right_output[..half]);
+    for j in 0..half {
+        let (c, s) = (cosine[j] * scale, sine[j] * scale * direction);
+        left_output[j] = left[j] * c - right[j] * s;
+        right_output[j] = right[j] * c + left[j] * s;
+    }
+}

@@ -1,0 +1,212 @@
+//! Vectorised elementary functions and sums.
+//!
+//! Everything here is written so that a compiler can turn it into vector instructions, and so that its result does
+//! not depend on which ones: no fused multiply-add, sums over a fixed number of lanes.
+
+/// Lanes of a sum: four vectors of eight, enough to hide the latency of an addition.
+const LANES: usize = 32;
+
+/// Elements that are worth a second thread (some 20 µs of memory traffic).
+const PARALLEL_ELEMENTS: usize = 1 << 15;
+
+/// Runs a kernel compiled for the widest vectors that this machine has among those we compile for.
+///
+/// All that the kernel calls must be `#[inline(always)]`, else it stays compiled for the baseline.
+#[inline(always)]
+pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide<R>(kernel: impl FnOnce() -> R) -> R {
+            kernel()
+        }
+        if std::is_x86_feature_detected!("avx2") {
+            #[expect(unsafe_code, reason = "calls a function compiled for a detected instruction set")]
+            // SAFETY: the only feature that `wide` requires has just been detected.
+            return unsafe { wide(kernel) };
+        }
+    }
+    kernel()
+}
+
+/// Whether an operation over so many elements is worth several threads.
+pub fn worth_threads(elements: usize) -> bool {
+    elements >= PARALLEL_ELEMENTS && rayon::current_num_threads() > 1
+}
+
+/// eˣ with a relative error below 2e-7 for x in [-87.3, 88.3]; beyond, the value at the nearer end; NaN stays NaN.
+///
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and eʳ by its Taylor series to r⁷, whose remainder is 6e-9 there. ln 2 is
+/// split in two so that n·(its first part) is exact.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the low bits
+    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > 88.3 { 88.3 } else { x };
+    let x = if x < -87.3 { -87.3 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    let tail = 1.0 / 720.0 + r * (1.0 / 5040.0);
+    let tail = 1.0 / 120.0 + r * tail;
+    let tail = 1.0 / 24.0 + r * tail;
+    let tail = 1.0 / 6.0 + r * tail;
+    let tail = 0.5 + r * tail;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    (1.0 + (r + r * r * tail)) * power
+}
+
+/// σ(x) = 1 / (1 + e⁻ˣ).
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Σ a·b over slices of equal length.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *sum += a * b;
+    }
+    total(sums)
+}
+
+/// Σ g·w·x over slices of equal length.
+#[inline(always)]
+pub fn dot3(g: &[f32], w: &[f32], x: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (g_blocks, g_rest) = g.as_chunks::<LANES>();
+    let (w_blocks, w_rest) = w.as_chunks::<LANES>();
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    for ((g, w), x) in g_blocks.iter().zip(w_blocks).zip(x_blocks) {
+        for lane in 0..LANES {
+            sums[lane] += g[lane] * w[lane] * x[lane];
+        }
+    }
+    for (sum, ((g, w), x)) in sums.iter_mut().zip(g_rest.iter().zip(w_rest).zip(x_rest)) {
+        *sum += g * w * x;
+    }
+    total(sums)
+}
+
+/// The largest element; NaN is passed over, -∞ for an empty slice.
+#[inline(always)]
+pub fn maximum(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], block[lane]);
+        }
+    }
+    rest.iter().chain(&lanes).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+/// Replaces each x by exp(x - shift) and returns their sum.
+#[inline(always)]
+pub fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (blocks, rest) = x.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            block[lane] = exp(block[lane] - shift);
+            sums[lane] += block[lane];
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *x = exp(*x - shift);
+        *sum += *x;
+    }
+    total(sums)
+}
+
+/// Σ exp(x - shift).
+#[inline(always)]
+pub fn sum_of_exponentials(x: &[f32], shift: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            sums[lane] += exp(block[lane] - shift);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += exp(*x - shift);
+    }
+    total(sums)
+}
+
+/// Σ x² in f64.
+#[inline(always)]
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    let mut sums = [0.0f64; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            let x = f64::from(block[lane]);
+            sums[lane] += x * x;
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(*x) * f64::from(*x);
+    }
+    sums.iter().sum()
+}
+
+/// Multiplies every element.
+#[inline(always)]
+pub fn multiply(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+#[inline(always)]
+fn total(mut sums: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place_of_the_exact_value() {
+        let mut bits = 0u32;
+        let mut worst = 0.0f64;
+        while bits < u32::MAX - 5003 {
+            bits += 5003;
+            let x = f32::from_bits(bits);
+            if (-87.3..=88.3).contains(&x) {
+                let exact = f64::from(x).exp();
+                worst = worst.max((f64::from(exp(x)) / exact - 1.0).abs());
+            }
+        }
+        assert!(worst < 2e-7, "relative error {worst:e}");
+    }
+
+    #[test]
+    fn exp_saturates_and_keeps_nan() {
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(f32::NEG_INFINITY) < 2e-38);
+        assert!(exp(f32::INFINITY) > 2e38);
+        assert_eq!(exp(0.0), 1.0);
+    }
+}

@@ -1,0 +1,515 @@
+//! The operations against three references: their composed definitions differentiated by Burn, finite differences of
+//! plain f64 functions written here, and themselves on another number of threads.
+
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::{Int, Tensor, TensorData};
+use models::ops::{self, AdamStep};
+use proptest::prelude::*;
+
+type Graph = Autodiff<Flex>;
+type Device = burn::backend::flex::FlexDevice;
+
+/// A reproducible value in [-1, 1) for every index.
+fn noise(seed: u64, index: usize) -> f64 {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^= x >> 31;
+    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^= x >> 29;
+    (x >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+}
+
+#[derive(Clone, Debug)]
+struct Input {
+    values: Vec<f32>,
+    shape: [usize; 2],
+}
+
+fn input(seed: u64, shape: [usize; 2]) -> Input {
+    Input { values: (0..shape[0] * shape[1]).map(|index| noise(seed, index) as f32).collect(), shape }
+}
+
+fn leaf(input: &Input) -> Tensor<Graph, 2> {
+    Tensor::from_data(TensorData::new(input.values.clone(), input.shape), &Device::default())
+}
+
+fn plain(input: &Input) -> Tensor<Flex, 2> {
+    leaf(input).inner()
+}
+
+fn integers(values: &[i64]) -> Tensor<Graph, 1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &Device::default())
+}
+
+fn values<const D: usize>(tensor: Tensor<Flex, D>) -> Vec<f32> {
+    tensor.into_data().to_vec().expect("an f32 tensor")
+}
+
+/// The weight of output element `index` in the scalar that is differentiated, so that no gradient is trivial.
+fn upstream(index: usize) -> f64 {
+    noise(77, index)
+}
+
+/// Output of an operation, and the gradients of `Σ upstream·output` for its inputs.
+fn differentiate<const N: usize>(
+    inputs: &[Input; N],
+    operation: impl Fn([Tensor<Graph, 2>; N]) -> Tensor<Graph, 2>,
+) -> (Vec<f32>, [Vec<f32>; N]) {
+    let leaves = inputs.each_ref().map(|input| leaf(input).require_grad());
+    let output = operation(leaves.clone());
+    let shape = output.dims();
+    let weights: Vec<f32> = (0..shape[0] * shape[1]).map(|index| upstream(index) as f32).collect();
+    let weights = Tensor::from_data(TensorData::new(weights, shape), &Device::default());
+    let gradients = (output.clone() * weights).sum().backward();
+    let gradients = leaves.map(|leaf| values(leaf.grad(&gradients).expect("every input has a gradient")));
+    (values(output.inner()), gradients)
+}
+
+/// Largest difference relative to the largest reference value.
+fn difference(actual: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(actual.len(), expected.len());
+    let scale = expected.iter().fold(1e-3f32, |scale, x| scale.max(x.abs()));
+    let worst = actual.iter().zip(expected).map(|(a, e)| if a.is_nan() { f32::INFINITY } else { (a - e).abs() });
+    worst.fold(0.0, f32::max) / scale
+}
+
+/// Both forms agree to f32 rounding over sums of up to some hundred terms.
+fn assert_agree<const N: usize>(own: (Vec<f32>, [Vec<f32>; N]), reference: (Vec<f32>, [Vec<f32>; N])) {
+    let tolerance = 2e-5;
+    let worst = difference(&own.0, &reference.0);
+    assert!(worst < tolerance, "output differs by {worst:e}");
+    for (number, (own, reference)) in own.1.iter().zip(&reference.1).enumerate() {
+        let worst = difference(own, reference);
+        assert!(worst < tolerance, "gradient {number} differs by {worst:e}");
+    }
+}
+
+fn three([batch, length, hidden]: [usize; 3], tensor: Tensor<Graph, 2>) -> Tensor<Graph, 3> {
+    tensor.reshape([batch, length, hidden])
+}
+
+fn own_attention(shape: [usize; 3], heads: usize, [q, k, v]: [Tensor<Graph, 2>; 3]) -> Tensor<Graph, 2> {
+    let output = ops::attention(three(shape, q), three(shape, k), three(shape, v), heads);
+    output.reshape([shape[0] * shape[1], shape[2]])
+}
+
+fn attention_definition(shape: [usize; 3], heads: usize, [q, k, v]: [Tensor<Graph, 2>; 3]) -> Tensor<Graph, 2> {
+    let output = ops::attention::definition(three(shape, q), three(shape, k), three(shape, v), heads);
+    output.reshape([shape[0] * shape[1], shape[2]])
+}
+
+/// Targets below the vocabulary, every third one ignored where asked.
+fn some_targets(seed: u64, rows: usize, vocabulary: usize, with_ignored: bool) -> Vec<i64> {
+    let target = |row| ((noise(seed, row) + 1.0) / 2.0 * vocabulary as f64) as i64;
+    (0..rows).map(|row| if with_ignored && row % 3 == 1 { -1 } else { target(row) }).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear_equals_its_definition(n in 1usize..70, i in 1usize..50, o in 1usize..50, seed in 0u64..1000) {
+        let inputs = [input(seed, [n, i]), input(seed + 1, [o, i])];
+        assert_agree(
+            differentiate(&inputs, |[x, w]| ops::linear(x, w)),
+            differentiate(&inputs, |[x, w]| ops::linear::definition(x, w)),
+        );
+    }
+
+    #[test]
+    fn low_rank_linear_equals_its_definition(
+        n in 1usize..70, i in 1usize..50, o in 1usize..50, r in 1usize..9, frozen in any::<bool>(), seed in 0u64..1000,
+    ) {
+        let inputs = [input(seed, [n, i]), input(seed + 1, [r, i]), input(seed + 2, [o, r])];
+        let weight = frozen.then(|| leaf(&input(seed + 3, [o, i])));
+        assert_agree(
+            differentiate(&inputs, |[x, a, b]| ops::low_rank_linear(x, weight.clone(), a, b, 0.25)),
+            differentiate(&inputs, |[x, a, b]| ops::low_rank_linear::definition(x, weight.clone(), a, b, 0.25).0),
+        );
+    }
+
+    #[test]
+    fn attention_equals_its_definition(
+        batch in 1usize..4, length in 1usize..150, heads in 1usize..4, half in 1usize..9, seed in 0u64..1000,
+    ) {
+        let shape = [batch, length, heads * half * 2];
+        let rows = [batch * length, shape[2]];
+        let inputs = [input(seed, rows), input(seed + 1, rows), input(seed + 2, rows)];
+        assert_agree(
+            differentiate(&inputs, |inputs| own_attention(shape, heads, inputs)),
+            differentiate(&inputs, |inputs| attention_definition(shape, heads, inputs)),
+        );
+    }
+
+    #[test]
+    fn cross_entropy_equals_its_definition(
+        n in 1usize..600, d in 1usize..20, v in 1usize..90, ignored in any::<bool>(), seed in 0u64..1000,
+    ) {
+        let inputs = [input(seed, [n, d]), input(seed + 1, [v, d])];
+        let targets = some_targets(seed, n, v, ignored);
+        assert_agree(
+            differentiate(&inputs, |[h, w]| ops::cross_entropy(h, w, integers(&targets)).reshape([1, 1])),
+            differentiate(&inputs, |[h, w]| ops::cross_entropy::definition(h, w, integers(&targets)).reshape([1, 1])),
+        );
+    }
+
+    #[test]
+    fn rms_norm_equals_its_definition(n in 1usize..200, d in 1usize..90, seed in 0u64..1000) {
+        let inputs = [input(seed, [n, d]), input(seed + 1, [1, d])];
+        assert_agree(
+            differentiate(&inputs, |[x, w]| ops::rms_norm(x, w)),
+            differentiate(&inputs, |[x, w]| ops::rms_norm::definition(x, w)),
+        );
+    }
+
+    #[test]
+    fn swiglu_equals_its_definition(n in 1usize..70, d in 1usize..90, seed in 0u64..1000) {
+        let mut inputs = [input(seed, [n, d]), input(seed + 1, [n, d])];
+        inputs[0].values.iter_mut().for_each(|z| *z *= 12.0);
+        assert_agree(
+            differentiate(&inputs, |[z, u]| ops::swiglu(z, u)),
+            differentiate(&inputs, |[z, u]| ops::swiglu::definition(z, u)),
+        );
+    }
+
+    #[test]
+    fn embedding_equals_its_definition(n in 1usize..300, d in 1usize..40, v in 1usize..70, seed in 0u64..1000) {
+        let inputs = [input(seed, [v, d])];
+        let tokens = some_targets(seed, n, v, false);
+        assert_agree(
+            differentiate(&inputs, |[table]| ops::embedding(table, integers(&tokens))),
+            differentiate(&inputs, |[table]| ops::embedding::definition(table, integers(&tokens))),
+        );
+    }
+
+    #[test]
+    fn adamw_and_the_sum_of_squares_equal_their_definitions(n in 1usize..90, d in 1usize..90, seed in 0u64..1000, k in 1u64..2000) {
+        let [value, gradient, first, mut second] = [0, 1, 2, 3].map(|number| input(seed + number, [n, d]));
+        second.values.iter_mut().for_each(|v| *v = v.abs());
+        let step = AdamStep {
+            learning_rate: 1e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, k, gradient_scale: 0.7,
+        };
+        let tensors = || [&value, &gradient, &first, &second].map(plain);
+        let [w, g, m, v] = tensors();
+        let own = ops::adamw(w, g, m, v, step);
+        let [w, g, m, v] = tensors();
+        let reference = ops::adamw::definition(w, g, m, v, step);
+        prop_assert!(difference(&values(own.0), &values(reference.0)) < 1e-6);
+        prop_assert!(difference(&values(own.1), &values(reference.1)) < 1e-6);
+        prop_assert!(difference(&values(own.2), &values(reference.2)) < 1e-6);
+        let own = values(ops::sum_of_squares(plain(&value)));
+        let reference: f64 = value.values.iter().map(|x| f64::from(*x).powi(2)).sum();
+        prop_assert!((f64::from(own[0]) / reference - 1.0).abs() < 1e-7);
+    }
+}
+
+// The composed backward functions serve the devices that have no kernels; no graph of Burn's goes through them.
+
+#[test]
+fn composed_backward_functions_agree_with_the_kernels() {
+    use ops::Backend;
+    let wanted = [true; 3];
+    let all = |actual: Vec<Option<Tensor<Flex, 2>>>, expected: Vec<Option<Tensor<Flex, 2>>>| {
+        for (actual, expected) in actual.into_iter().zip(expected) {
+            let (actual, expected) = (actual.expect("wanted"), expected.expect("wanted"));
+            assert!(difference(&values(actual), &values(expected)) < 2e-5);
+        }
+    };
+    let [x, y, g] = [1, 2, 3].map(|seed| plain(&input(seed, [37, 24])));
+    let weight = plain(&input(4, [1, 24]));
+    all(
+        ops::swiglu::backward(x.clone(), y.clone(), g.clone(), [true; 2]).into(),
+        Flex::swiglu_backward(x.clone(), y.clone(), g.clone(), [true; 2]).into(),
+    );
+    all(
+        ops::rms_norm::backward(x.clone(), weight.clone(), g.clone(), [true; 2]).into(),
+        Flex::rms_norm_backward(x.clone(), weight, g.clone(), [true; 2]).into(),
+    );
+    let tokens: Vec<i64> = some_targets(5, 37, 11, false);
+    all(
+        vec![Some(ops::embedding::backward(integers(&tokens).inner(), g.clone(), 11))],
+        vec![Some(<Flex as Backend>::embedding_backward(integers(&tokens).inner(), g.clone(), 11))],
+    );
+    let saved = ops::low_rank_linear::Saved {
+        x: Some(x.clone()),
+        weight: Some(plain(&input(6, [24, 24]))),
+        a: Some(plain(&input(7, [5, 24]))),
+        b: Some(plain(&input(8, [24, 5]))),
+        projected: Some(x.clone().matmul(plain(&input(7, [5, 24])).transpose())),
+        scale: 0.5,
+    };
+    all(
+        ops::low_rank_linear::backward(saved.clone(), g.clone(), wanted).into(),
+        Flex::low_rank_linear_backward(saved, g.clone(), wanted).into(),
+    );
+    let head = plain(&input(9, [11, 24]));
+    let targets = integers(&some_targets(10, 37, 11, true)).inner();
+    let own = Flex::cross_entropy(x.clone(), head.clone(), targets.clone(), [true; 2]);
+    let composed = ops::cross_entropy::forward(x.clone(), head, targets, [true; 2]);
+    assert!(difference(&values(own.0), &values(composed.0)) < 2e-6);
+    all(composed.1.into(), own.1.into());
+
+    let [q, k, v, g] = [1, 2, 3, 4].map(|seed| plain(&input(seed, [2 * 70, 24])).reshape([2, 70, 24]));
+    let own = <Flex as Backend>::attention(q.clone(), k.clone(), v.clone(), 3);
+    let composed = ops::attention::forward(q.clone(), k.clone(), v.clone(), 3);
+    assert!(difference(&values(own.0.clone()), &values(composed.0)) < 2e-6);
+    assert!(difference(&values(own.1.clone()), &values(composed.1)) < 2e-6);
+    let saved =
+        ops::attention::Saved { query: q, key: k, value: v, output: own.0, log_sum_exp: own.1, heads: 3 };
+    let flat = |tensors: [Option<Tensor<Flex, 3>>; 3]| {
+        tensors.map(|tensor| tensor.map(|tensor| tensor.reshape([2 * 70, 24]))).into()
+    };
+    all(
+        flat(ops::attention::backward(saved.clone(), g.clone(), wanted)),
+        flat(Flex::attention_backward(saved, g, wanted)),
+    );
+}
+
+// Plain f64 references, straight from the equations, on row-major slices.
+
+fn matmul_transposed(x: &[f64], w: &[f64], inner: usize) -> Vec<f64> {
+    let row = |x: &[f64]| w.chunks(inner).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()).collect::<Vec<f64>>();
+    x.chunks(inner).flat_map(row).collect()
+}
+
+fn reference_attention(q: &[f64], k: &[f64], v: &[f64], [batch, length, hidden]: [usize; 3], heads: usize) -> Vec<f64> {
+    let width = hidden / heads;
+    let at = |x: &[f64], b: usize, t: usize, h: usize, j: usize| x[(b * length + t) * hidden + h * width + j];
+    let rotated = |x: &[f64], b: usize, t: usize, h: usize, j: usize| {
+        let half = width / 2;
+        let angle = t as f64 * 10_000f64.powf(-2.0 * (j % half) as f64 / width as f64);
+        let other = if j < half { -at(x, b, t, h, j + half) } else { at(x, b, t, h, j - half) };
+        at(x, b, t, h, j) * angle.cos() + other * angle.sin()
+    };
+    let mut output = vec![0.0; q.len()];
+    for b in 0..batch {
+        for h in 0..heads {
+            for t in 0..length {
+                let score = |s| {
+                    let products = (0..width).map(|j| rotated(q, b, t, h, j) * rotated(k, b, s, h, j));
+                    (products.sum::<f64>() / (width as f64).sqrt()).exp()
+                };
+                let scores: Vec<f64> = (0..=t).map(score).collect();
+                let sum: f64 = scores.iter().sum();
+                for j in 0..width {
+                    let weighted = scores.iter().enumerate().map(|(s, score)| score * at(v, b, s, h, j));
+                    output[(b * length + t) * hidden + h * width + j] = weighted.sum::<f64>() / sum;
+                }
+            }
+        }
+    }
+    output
+}
+
+fn reference_cross_entropy(h: &[f64], w: &[f64], width: usize, targets: &[i64]) -> Vec<f64> {
+    let logits = matmul_transposed(h, w, width);
+    let rows = logits.chunks(w.len() / width).zip(targets);
+    let loss = rows.filter(|(_, target)| **target >= 0).map(|(logits, &target)| {
+        logits.iter().map(|z| z.exp()).sum::<f64>().ln() - logits[target as usize]
+    });
+    vec![loss.sum()]
+}
+
+fn reference_rms_norm(x: &[f64], w: &[f64]) -> Vec<f64> {
+    let row = |x: &[f64]| {
+        let r = (x.iter().map(|x| x * x).sum::<f64>() / w.len() as f64 + 1e-6).sqrt();
+        x.iter().zip(w).map(|(x, w)| x / r * w).collect::<Vec<f64>>()
+    };
+    x.chunks(w.len()).flat_map(row).collect()
+}
+
+/// Compares output and gradients of an operation with an f64 function and its central differences.
+fn assert_differentiates<const N: usize>(
+    inputs: [Input; N],
+    operation: impl Fn([Tensor<Graph, 2>; N]) -> Tensor<Graph, 2>,
+    reference: impl Fn(&[Vec<f64>; N]) -> Vec<f64>,
+) {
+    let (output, gradients) = differentiate(&inputs, operation);
+    let exact = inputs.each_ref().map(|input| input.values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
+    let expected: Vec<f32> = reference(&exact).into_iter().map(|x| x as f32).collect();
+    assert!(difference(&output, &expected) < 1e-5);
+    let scalar = |inputs: &[Vec<f64>; N]| -> f64 {
+        let output = reference(inputs);
+        // The weights are rounded as the ones that the graph sees.
+        output.iter().enumerate().map(|(index, y)| y * f64::from(upstream(index) as f32)).sum()
+    };
+    // In f64 a step of 1e-5 leaves an error near 1e-10; what is compared is the rounding of the f32 kernels.
+    let step = 1e-5;
+    for (number, gradient) in gradients.iter().enumerate() {
+        let expected: Vec<f32> = (0..gradient.len())
+            .map(|index| {
+                let mut moved = exact.clone();
+                moved[number][index] += step;
+                let above = scalar(&moved);
+                moved[number][index] -= 2.0 * step;
+                ((above - scalar(&moved)) / (2.0 * step)) as f32
+            })
+            .collect();
+        let worst = difference(gradient, &expected);
+        assert!(worst < 1e-5, "gradient {number} differs by {worst:e}");
+    }
+}
+
+#[test]
+fn low_rank_linear_matches_finite_differences() {
+    let (i, o) = (9, 7);
+    let weight = input(1, [o, i]);
+    let weight64: Vec<f64> = weight.values.iter().map(|x| f64::from(*x)).collect();
+    assert_differentiates(
+        [input(2, [5, i]), input(3, [3, i]), input(4, [o, 3])],
+        |[x, a, b]| ops::low_rank_linear(x, Some(leaf(&weight)), a, b, 0.5),
+        |[x, a, b]| {
+            let low_rank = matmul_transposed(&matmul_transposed(x, a, i), b, 3);
+            matmul_transposed(x, &weight64, i).iter().zip(low_rank).map(|(y, z)| y + 0.5 * z).collect()
+        },
+    );
+}
+
+#[test]
+fn a_trained_weight_of_a_low_rank_linear_gets_its_gradient() {
+    let inputs = [input(1, [5, 9]), input(2, [7, 9]), input(3, [3, 9]), input(4, [7, 3])];
+    assert_agree(
+        differentiate(&inputs, |[x, w, a, b]| ops::low_rank_linear(x, Some(w), a, b, 0.5)),
+        differentiate(&inputs, |[x, w, a, b]| ops::low_rank_linear::definition(x, Some(w), a, b, 0.5).0),
+    );
+}
+
+#[test]
+fn attention_matches_finite_differences() {
+    for (shape, heads) in [([2, 5, 8], 2), ([1, 1, 4], 1)] {
+        let rows = [shape[0] * shape[1], shape[2]];
+        assert_differentiates(
+            [input(1, rows), input(2, rows), input(3, rows)],
+            |inputs| own_attention(shape, heads, inputs),
+            |[q, k, v]| reference_attention(q, k, v, shape, heads),
+        );
+    }
+}
+
+#[test]
+fn cross_entropy_matches_finite_differences() {
+    let targets = [3, -1, 0, 6, 6];
+    assert_differentiates(
+        [input(1, [5, 4]), input(2, [7, 4])],
+        |[h, w]| ops::cross_entropy(h, w, integers(&targets)).reshape([1, 1]),
+        |[h, w]| reference_cross_entropy(h, w, 4, &targets),
+    );
+}
+
+#[test]
+fn rms_norm_matches_finite_differences() {
+    assert_differentiates(
+        [input(1, [5, 11]), input(2, [1, 11])],
+        |[x, w]| ops::rms_norm(x, w),
+        |[x, w]| reference_rms_norm(x, w),
+    );
+}
+
+#[test]
+fn swiglu_matches_finite_differences() {
+    assert_differentiates(
+        [input(1, [5, 11]), input(2, [5, 11])],
+        |[z, u]| ops::swiglu(z, u),
+        |[z, u]| z.iter().zip(u).map(|(z, u)| z / (1.0 + (-z).exp()) * u).collect(),
+    );
+}
+
+#[test]
+fn a_batch_without_counted_targets_has_no_loss_and_no_gradient() {
+    let inputs = [input(1, [6, 4]), input(2, [9, 4])];
+    let (loss, gradients) =
+        differentiate(&inputs, |[h, w]| ops::cross_entropy(h, w, integers(&[-1; 6])).reshape([1, 1]));
+    assert_eq!(loss, [0.0]);
+    assert!(gradients.iter().flatten().all(|g| *g == 0.0));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stays_visible() {
+    let mut hidden = input(1, [6, 4]);
+    hidden.values[5] = f32::NAN;
+    let loss = ops::cross_entropy(plain(&hidden), plain(&input(2, [9, 4])), integers(&[1; 6]).inner());
+    assert!(values(loss)[0].is_nan());
+}
+
+#[test]
+fn views_and_shared_storage_are_read_and_written_correctly() {
+    let x = plain(&input(1, [12, 10]));
+    let weight = plain(&input(2, [1, 6]));
+    let view = x.clone().slice([2..9, 3..9]);
+    let copy = Tensor::<Flex, 2>::from_data(view.clone().into_data(), &Device::default());
+    let norm = values(ops::rms_norm(view.clone(), weight.clone()));
+    assert_eq!(norm, values(ops::rms_norm(copy.clone(), weight)));
+    let transposed = values(ops::linear(view.clone().transpose(), x.clone().slice([0..4, 0..7])));
+    let square = copy.clone().transpose().matmul(x.clone().slice([0..4, 0..7]).transpose());
+    assert!(difference(&transposed, &values(square)) < 1e-6);
+    let before = values(x.clone());
+    let step = AdamStep {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        k: 1,
+        gradient_scale: 1.0,
+    };
+    let updated = ops::adamw(view.clone(), copy.clone(), view.zeros_like(), view.zeros_like(), step).0;
+    assert_eq!(values(x), before);
+    assert_ne!(values(updated), values(copy));
+}
+
+/// Bits of everything that an operation returns.
+fn bits<const N: usize>((output, gradients): (Vec<f32>, [Vec<f32>; N])) -> Vec<u32> {
+    output.iter().chain(gradients.iter().flatten()).map(|x| x.to_bits()).collect()
+}
+
+fn everything() -> Vec<Vec<u32>> {
+    // Large enough for every kernel to share its work, odd enough for ragged blocks.
+    let (n, d, i, v, r) = (1030, 96, 257, 1111, 17);
+    let x = input(1, [n, d]);
+    let shape = [5, 206, d];
+    let step = AdamStep {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        k: 3,
+        gradient_scale: 0.5,
+    };
+    let adamw = || {
+        let wide = input(9, [n, i]);
+        let (w, m, s) = ops::adamw(plain(&wide), plain(&wide), plain(&wide), plain(&wide).abs(), step);
+        (values(ops::sum_of_squares(plain(&wide))), [values(w), values(m), values(s)])
+    };
+    vec![
+        bits(differentiate(&[x.clone(), input(2, [i, d])], |[x, w]| ops::linear(x, w))),
+        bits(differentiate(&[x.clone(), input(3, [r, d]), input(4, [i, r])], |[x, a, b]| {
+            ops::low_rank_linear(x, Some(leaf(&input(2, [i, d]))), a, b, 0.5)
+        })),
+        bits(differentiate(&[x.clone(), input(5, [n, d]), input(6, [n, d])], |inputs| {
+            own_attention(shape, 6, inputs)
+        })),
+        bits(differentiate(&[x.clone(), input(7, [v, d])], |[h, w]| {
+            ops::cross_entropy(h, w, integers(&some_targets(8, n, v, true))).reshape([1, 1])
+        })),
+        bits(differentiate(&[x.clone(), input(8, [1, d])], |[x, w]| ops::rms_norm(x, w))),
+        bits(differentiate(&[x, input(5, [n, d])], |[z, u]| ops::swiglu(z, u))),
+        bits(differentiate(&[input(7, [v, d])], |[table]| {
+            ops::embedding(table, integers(&some_targets(8, n, v, false)))
+        })),
+        bits(adamw()),
+    ]
+}
+
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(everything)
+    };
+    let one = on(1);
+    for threads in [2, 3, 8] {
+        for (number, (one, many)) in one.iter().zip(on(threads)).enumerate() {
+            assert!(*one == many, "operation {number} differs on {threads} threads");
+        }
+    }
+}
