@@ -93,9 +93,17 @@ pub fn read_json_if_present<T: DeserializeOwned>(path: &Path, what: &'static str
 /// # Errors
 /// Those of [`write_atomically`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    write_atomically(path, &to_json(value)?)
+}
+
+/// A value as [`write_json`] writes it.
+///
+/// # Errors
+/// A value that JSON has no form for.
+pub fn to_json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
-    write_atomically(path, &text)
+    Ok(text)
 }
 
 /// Replaces a file by one with these bytes: written beside it, synced, renamed, and the directory synced. At any moment
