@@ -1,0 +1,329 @@
+//! From a profile to its cells: one cell is one size x method x seed, a training run with all that determines it.
+
+use crate::algorithm::{Algorithm, MethodSwitches};
+use crate::profile::{Profile, ProfileError};
+use crate::schedule::ScheduleError;
+use crate::settings::{NetworkName, ScheduleName, Scope, Settings};
+use models::{Network, cost};
+use results::record::RowKeys;
+use serde::{Deserialize, Serialize};
+
+/// A network's numbers as files write them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    hidden: u64,
+    intermediate: u64,
+    layers: u64,
+    heads: u64,
+}
+
+/// The rate and schedule of `full`, which a warm start follows. All else is the same for every method of a size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FullRankStage {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of the first warm-up.
+    pub warmup_steps: u64,
+    /// Learning rate at the end of the schedule, as a share of the peak.
+    pub minimum_learning_rate_ratio: f64,
+    /// Shape of the schedule.
+    pub schedule: ScheduleName,
+    /// Largest global norm of the gradient.
+    pub grad_clip: Option<f64>,
+}
+
+impl FullRankStage {
+    fn of(settings: &Settings) -> FullRankStage {
+        FullRankStage {
+            learning_rate: settings.learning_rate,
+            warmup_steps: settings.warmup_steps,
+            minimum_learning_rate_ratio: settings.minimum_learning_rate_ratio,
+            schedule: settings.schedule,
+            grad_clip: settings.grad_clip,
+        }
+    }
+}
+
+/// The text that a run reads, as its store identifies it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataKeys {
+    /// Hash of the tokens and the tokenizer.
+    pub hash: String,
+    /// Entries of the vocabulary.
+    pub vocabulary: u64,
+}
+
+/// What a whole suite shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The text.
+    pub data: DataKeys,
+    /// `cpu` or `cuda`: the kind, not the number.
+    pub device: String,
+    /// `f32`, `bf16` or `bf16-master`.
+    pub precision: String,
+}
+
+/// One training run and all that determines it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Name of the size.
+    pub size: String,
+    /// Name of the method in the profile.
+    pub method: String,
+    /// Preset that the method is derived from.
+    pub preset: String,
+    /// Seed of the initial weights, the order of the data and every other draw.
+    pub seed: u64,
+    /// Recipe dialect.
+    pub dialect: String,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// `f32`, `bf16` or `bf16-master`.
+    pub precision: String,
+    /// Whether other cells start from this run's checkpoint at `warm_start_steps`. It says which steps are kept, and is
+    /// no part of what determines the run.
+    pub hands_over: bool,
+    /// The text that it reads.
+    pub data: DataKeys,
+    /// The network that it trains.
+    pub network: Shape,
+    /// Its own hyper-parameters.
+    pub settings: Settings,
+    /// Those of `full` that its warm start follows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warm_start: Option<FullRankStage>,
+}
+
+/// All cells of a profile: for each size the methods in the profile's order, each with all seeds, `full` before those that
+/// may start from its checkpoints.
+///
+/// # Errors
+/// A value that cannot be, with where it was written.
+pub fn cells(profile: &Profile, surroundings: &Surroundings) -> Result<Vec<Cell>, ProfileError> {
+    let mut cells = Vec::new();
+    for size in &profile.sizes {
+        let mut methods: Vec<&String> = profile.methods.iter().collect();
+        methods.sort_by_key(|method| method.as_str() != "full");
+        for method in methods {
+            for seed in &profile.seeds {
+                cells.push(cell(profile, size, method, *seed, surroundings)?);
+            }
+        }
+    }
+    let warm: Vec<(String, u64)> =
+        cells.iter().filter(|cell| cell.warm_start.is_some()).map(|cell| (cell.size.clone(), cell.seed)).collect();
+    for cell in &mut cells {
+        cell.hands_over = cell.method == "full" && warm.contains(&(cell.size.clone(), cell.seed));
+    }
+    Ok(cells)
+}
+
+fn cell(
+    profile: &Profile,
+    size: &str,
+    method: &str,
+    seed: u64,
+    surroundings: &Surroundings,
+) -> Result<Cell, ProfileError> {
+    let (settings, mut network) = profile.settings(size, method)?;
+    network.vocabulary = surroundings.data.vocabulary as usize;
+    if settings.network == NetworkName::Matched {
+        let (relora, _) = profile.settings(size, "relora")?;
+        let low_rank = MethodSwitches::of(&relora).low_rank;
+        network = network.matched(network.trainable_parameters(low_rank.as_ref()));
+    }
+    let warm_start = if settings.warm_start {
+        Some(FullRankStage::of(&profile.settings(size, "full")?.0))
+    } else {
+        None
+    };
+    let cell = Cell {
+        size: size.into(),
+        method: method.into(),
+        preset: profile.preset(method)?,
+        seed,
+        dialect: profile.dialect.clone(),
+        device: surroundings.device.clone(),
+        precision: surroundings.precision.clone(),
+        hands_over: false,
+        data: surroundings.data.clone(),
+        network: Shape {
+            hidden: network.hidden as u64,
+            intermediate: network.intermediate as u64,
+            layers: network.layers as u64,
+            heads: network.heads as u64,
+        },
+        settings,
+        warm_start,
+    };
+    cell.algorithm().map_err(|error| ProfileError::Value {
+        origin: format!("{size} {method}"),
+        key: error.key().into(),
+        value: cell.settings.show().into_iter().find(|(key, _)| *key == error.key()).map_or_else(String::new, |(_, value)| value.to_string()),
+        why: error.to_string(),
+    })?;
+    Ok(cell)
+}
+
+impl ScheduleError {
+    /// The setting at fault.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            ScheduleError::MinimumRatio(_) => "minimum_learning_rate_ratio",
+            ScheduleError::Cycle { .. } => "restart_every",
+            ScheduleError::Warmup { .. } => "warmup_steps",
+        }
+    }
+}
+
+impl Cell {
+    /// Name of the run's directory in its suite.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        format!("{}-{}-seed{}", self.size, self.method, self.seed)
+    }
+
+    /// The network that it trains.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        let vocabulary = self.data.vocabulary as usize;
+        Network {
+            hidden: self.network.hidden as usize,
+            intermediate: self.network.intermediate as usize,
+            layers: self.network.layers as usize,
+            heads: self.network.heads as usize,
+            vocabulary,
+            frozen_embedding_row: self.settings.freeze_last_embedding.then_some((vocabulary.max(1) - 1) as u32),
+        }
+    }
+
+    /// Algorithm 1 of the paper with this cell's numbers.
+    ///
+    /// # Errors
+    /// A schedule that cannot be.
+    pub fn algorithm(&self) -> Result<Algorithm, ScheduleError> {
+        Algorithm::new(&self.settings, self.warm_start.as_ref(), self.hands_over)
+    }
+
+    /// All that determines the run's numbers: names and what only says where or how long things are kept stay out, and
+    /// so do keys that its method does not use, so that they may change.
+    #[must_use]
+    pub fn determines(&self) -> serde_json::Value {
+        let used = |key: &str| self.uses(key);
+        let settings: serde_json::Map<String, serde_json::Value> = match serde_json::to_value(&self.settings) {
+            Ok(serde_json::Value::Object(map)) => map.into_iter().filter(|(key, _)| used(key)).collect(),
+            _ => serde_json::Map::new(),
+        };
+        serde_json::json!({
+            "seed": self.seed,
+            "device": self.device,
+            "precision": self.precision,
+            "data": self.data,
+            "network": self.network,
+            "settings": settings,
+            "warm_start": self.warm_start,
+        })
+    }
+
+    /// Whether the run's numbers depend on this key of its settings.
+    fn uses(&self, key: &str) -> bool {
+        let settings = &self.settings;
+        match key {
+            // Resolved in `network`, or a matter of what is kept.
+            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every" => false,
+            "warm_start_steps" | "schedule_span" => settings.warm_start,
+            "restart_every" => settings.restarts || (settings.jagged && settings.cycle_steps == 0),
+            "cycle_steps" | "adjust_steps" => settings.jagged || settings.optimizer_reset,
+            "rewarmup" => settings.jagged,
+            "rewarmup_steps" => settings.jagged && settings.rewarmup,
+            "reset" | "reset_ratio" | "prune_mask" => settings.optimizer_reset,
+            "schedule" => !settings.jagged,
+            "rank" | "alpha" | "scaling" | "base" | "factor_init" | "dropout" => settings.low_rank,
+            _ => true,
+        }
+    }
+
+    /// The `full` run whose checkpoint after `warm_start_steps` this one may start from.
+    #[must_use]
+    pub fn warm_start_cell(&self) -> Option<Cell> {
+        let stage = self.warm_start.clone()?;
+        let defaults = Settings::default();
+        let mut settings = self.settings.clone();
+        for (key, value) in defaults.show() {
+            if Settings::KEYS.iter().any(|(known, scope)| *known == key && *scope == Scope::Method) {
+                // A key's own default is a value of its kind.
+                let _ = settings.set(key, &value);
+            }
+        }
+        settings.learning_rate = stage.learning_rate;
+        settings.warmup_steps = stage.warmup_steps;
+        settings.minimum_learning_rate_ratio = stage.minimum_learning_rate_ratio;
+        settings.schedule = stage.schedule;
+        settings.grad_clip = stage.grad_clip;
+        Some(Cell {
+            method: "full".into(),
+            preset: "full".into(),
+            hands_over: true,
+            settings,
+            warm_start: None,
+            ..self.clone()
+        })
+    }
+
+    /// Training targets of the run where every row is full of them, the warm start's included.
+    #[must_use]
+    pub fn planned_tokens(&self) -> u64 {
+        self.tokens_per_update() * self.settings.steps
+    }
+
+    /// Training targets of one update where every row is full of them.
+    #[must_use]
+    pub fn tokens_per_update(&self) -> u64 {
+        let unused = 1 - self.settings.overlap.min(1);
+        self.settings.global_batch_size * (self.settings.sequence_length - unused)
+    }
+
+    /// Training FLOPs of the whole run: the warm start at full rank, the rest by what the method trains.
+    #[must_use]
+    pub fn flops(&self) -> f64 {
+        let length = self.settings.sequence_length as usize;
+        let network = self.network();
+        let low_rank = MethodSwitches::of(&self.settings).low_rank;
+        let warm = self.settings.warm_start_length() as f64;
+        let rest = self.settings.steps as f64 - warm;
+        let full_rank = cost::flops_per_token(&network, None, length);
+        let own = cost::flops_per_token(&network, low_rank.as_ref(), length);
+        self.tokens_per_update() as f64 * (warm * full_rank + rest * own)
+    }
+
+    /// The keys under which the run appears in every table.
+    #[must_use]
+    pub fn row(&self) -> RowKeys {
+        let settings = &self.settings;
+        let network = self.network();
+        let low_rank = MethodSwitches::of(settings).low_rank;
+        RowKeys {
+            size: self.size.clone(),
+            method: self.method.clone(),
+            preset: self.preset.clone(),
+            seed: self.seed,
+            dialect: self.dialect.clone(),
+            low_rank: settings.low_rank,
+            rank: settings.low_rank.then_some(settings.rank),
+            restarts: settings.restarts,
+            optimizer_reset: settings.optimizer_reset,
+            jagged: settings.jagged,
+            rewarmup: settings.jagged && settings.rewarmup,
+            warm_start: settings.warm_start,
+            learning_rate: settings.learning_rate,
+            planned_steps: settings.steps,
+            device: self.device.clone(),
+            precision: self.precision.clone(),
+            total_parameters: network.total_parameters(low_rank.as_ref()),
+            trainable_parameters: network.trainable_parameters(low_rank.as_ref()),
+            flops: self.flops(),
+        }
+    }
+}

@@ -1,0 +1,770 @@
+//! Profiles: TOML files that declare a matrix with its data, tokens and hyper-parameters.
+//!
+//! A profile is read as a list of [`Entry`]s, each a key path with its value and where it was written. The profile that it
+//! extends comes before it, `--set` after it, so that one mechanism carries every layer and a message can name file, line
+//! and key whoever finds the fault. From least to most specific a key of a run is set by: the defaults, the dialect,
+//! `[settings]`, `[size.S]`, the method's preset, `[method.M]`, `[size.S.method.M]`, and a bare `--set KEY=VALUE`.
+
+use crate::recipe::{self, PRESETS};
+use crate::settings::{Scope, Setting, Settings, suggestion};
+use models::Network;
+use std::path::{Path, PathBuf};
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+/// The profiles that ship inside the binary.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("smoke", include_str!("profiles/smoke.toml")),
+    ("laptop", include_str!("profiles/laptop.toml")),
+    ("laptop-rates", include_str!("profiles/laptop-rates.toml")),
+    ("ablations-laptop", include_str!("profiles/ablations-laptop.toml")),
+    ("paper", include_str!("profiles/paper.toml")),
+    ("ablations", include_str!("profiles/ablations.toml")),
+];
+
+/// Something in a profile that cannot be; one line that names where, what and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// No such profile.
+    #[error("profile `{name}`: there is no such profile or file; {suggestion}")]
+    Unknown {
+        /// As typed.
+        name: String,
+        /// The nearest name and all names.
+        suggestion: String,
+    },
+    /// The file cannot be read.
+    #[error("profile {}: {error}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{origin}: not valid TOML: {message}")]
+    Malformed {
+        /// File, line and column.
+        origin: String,
+        /// The parser's words.
+        message: String,
+    },
+    /// A key that does not exist, or not there.
+    #[error("{origin}: unknown key `{key}`: {suggestion}")]
+    UnknownKey {
+        /// File, line and column.
+        origin: String,
+        /// The whole key path.
+        key: String,
+        /// What would be right.
+        suggestion: String,
+    },
+    /// A value that cannot be.
+    #[error("{origin}: {key} = {value}: {why}")]
+    Value {
+        /// File, line and column.
+        origin: String,
+        /// The whole key path.
+        key: String,
+        /// The value as written.
+        value: String,
+        /// What would be right.
+        why: String,
+    },
+    /// A name that no list knows.
+    #[error("unknown {kind} `{name}`: {suggestion}")]
+    UnknownName {
+        /// `size`, `method` or `dialect`.
+        kind: &'static str,
+        /// As typed.
+        name: String,
+        /// The nearest name and all names.
+        suggestion: String,
+    },
+    /// A key that must be there.
+    #[error("profile `{profile}`: `{key}` is missing: {why}")]
+    Missing {
+        /// The profile.
+        profile: String,
+        /// The key.
+        key: &'static str,
+        /// What would be right.
+        why: &'static str,
+    },
+}
+
+/// One value of a profile.
+#[derive(Clone, Debug, PartialEq)]
+struct Entry {
+    path: Vec<String>,
+    value: Value,
+    /// `laptop.toml:12:3` or `--set`.
+    origin: String,
+}
+
+impl Entry {
+    fn key(&self) -> String {
+        self.path.join(".")
+    }
+
+    fn wrong(&self, why: impl Into<String>) -> ProfileError {
+        ProfileError::Value {
+            origin: self.origin.clone(),
+            key: self.key(),
+            value: self.value.to_string(),
+            why: why.into(),
+        }
+    }
+
+    fn read<T: Setting>(&self) -> Result<T, ProfileError> {
+        T::read(&self.value).ok_or_else(|| self.wrong(format!("must be {}", T::expected())))
+    }
+
+    /// A list of texts or numbers, or a single one.
+    fn read_list<T: Setting>(&self) -> Result<Vec<T>, ProfileError> {
+        let single = std::slice::from_ref(&self.value);
+        let values = self.value.as_array().map_or(single, Vec::as_slice);
+        let read: Option<Vec<T>> = values.iter().map(T::read).collect();
+        read.ok_or_else(|| self.wrong(format!("must be a list, each {}", T::expected())))
+    }
+}
+
+/// Where a suite's text comes from (section `[data]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// `crates`, or `path` for files.
+    pub source: String,
+    /// Files or folders, for `source = "path"`.
+    pub paths: Vec<PathBuf>,
+    /// Field of a JSON line that holds the text.
+    pub field: String,
+    /// Vocabulary of the tokenizer to train.
+    pub vocabulary: u64,
+    /// A `tokenizer.json` to use instead.
+    pub tokenizer: Option<PathBuf>,
+    /// Share of the documents held out for validation.
+    pub validation_share: f64,
+    /// Most validation tokens used; 0: all.
+    pub validation_tokens: u64,
+    /// Share of unreadable lines above which the corpus is refused.
+    pub bad_line_share: f64,
+}
+
+impl Default for Data {
+    fn default() -> Data {
+        Data {
+            source: "crates".into(),
+            paths: Vec::new(),
+            field: "text".into(),
+            vocabulary: 32_000,
+            tokenizer: None,
+            validation_share: 0.01,
+            validation_tokens: 0,
+            bad_line_share: 0.001,
+        }
+    }
+}
+
+const DATA_KEYS: &[&str] = &[
+    "source",
+    "paths",
+    "field",
+    "vocabulary",
+    "tokenizer",
+    "validation_share",
+    "validation_tokens",
+    "bad_line_share",
+];
+const TOP_KEYS: &[&str] =
+    &["description", "extends", "seeds", "sizes", "methods", "dialect", "jobs", "data", "settings", "size", "method"];
+
+/// A checked profile.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Its name: of a built-in, or the file's stem.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// Paired seeds.
+    pub seeds: Vec<u64>,
+    /// Sizes of the matrix.
+    pub sizes: Vec<String>,
+    /// Methods of the matrix.
+    pub methods: Vec<String>,
+    /// Recipe dialect.
+    pub dialect: String,
+    /// Workers at the same time on a CPU; 0: one per core.
+    pub jobs: u64,
+    /// Where the text comes from.
+    pub data: Data,
+    entries: Vec<Entry>,
+}
+
+impl Profile {
+    /// Loads a built-in profile by name or a file by path, and lays the `--set` assignments over it.
+    ///
+    /// # Errors
+    /// An unknown name, an unreadable or malformed file, an unknown key, a value that cannot be.
+    pub fn load(name: &str, assignments: &[String]) -> Result<Profile, ProfileError> {
+        let mut entries = Vec::new();
+        let stem = read_layer(name, &mut entries, 0)?;
+        for assignment in assignments {
+            entries.extend(parse_assignment(assignment)?);
+        }
+        Profile::from_entries(stem, entries)
+    }
+
+    fn from_entries(name: String, entries: Vec<Entry>) -> Result<Profile, ProfileError> {
+        let mut profile = Profile {
+            name,
+            description: String::new(),
+            seeds: Vec::new(),
+            sizes: Vec::new(),
+            methods: Vec::new(),
+            dialect: "default".into(),
+            jobs: 0,
+            data: Data::default(),
+            entries: Vec::new(),
+        };
+        for entry in &entries {
+            match entry.path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["description"] => profile.description = entry.read()?,
+                ["extends"] => {}
+                ["seeds"] => profile.seeds = entry.read_list()?,
+                ["sizes"] => profile.sizes = entry.read_list()?,
+                ["methods"] => profile.methods = entry.read_list()?,
+                ["dialect"] => profile.dialect = entry.read()?,
+                ["jobs"] => profile.jobs = entry.read()?,
+                ["data", key] => profile.set_data(key, entry)?,
+                ["settings", key] | ["size", _, key] | ["method", _, key] | ["size", _, "method", _, key] => {
+                    check_key(key, entry)?;
+                }
+                [key] if Settings::KEYS.iter().any(|(known, _)| *known == key) && entry.origin == SET => {}
+                [key, ..] => {
+                    return Err(ProfileError::UnknownKey {
+                        origin: entry.origin.clone(),
+                        key: entry.key(),
+                        suggestion: if TOP_KEYS.contains(&key) {
+                            "must be data.KEY, settings.KEY, size.SIZE.KEY, method.METHOD.KEY or size.SIZE.method.METHOD.KEY"
+                                .into()
+                        } else if entry.origin == SET {
+                            let keys = [TOP_KEYS.to_vec(), Settings::KEYS.iter().map(|(key, _)| *key).collect()].concat();
+                            suggestion(key, &keys)
+                        } else {
+                            suggestion(key, TOP_KEYS)
+                        },
+                    });
+                }
+                [] => {}
+            }
+        }
+        profile.entries = entries;
+        profile.check()?;
+        Ok(profile)
+    }
+
+    fn set_data(&mut self, key: &str, entry: &Entry) -> Result<(), ProfileError> {
+        match key {
+            "source" => {
+                self.data.source = entry.read()?;
+                if !["crates", "path"].contains(&self.data.source.as_str()) {
+                    return Err(entry.wrong("must be \"crates\" or \"path\""));
+                }
+            }
+            "paths" => self.data.paths = entry.read_list::<String>()?.into_iter().map(PathBuf::from).collect(),
+            "field" => self.data.field = entry.read()?,
+            "vocabulary" => {
+                self.data.vocabulary = entry.read()?;
+                if !(257..=1 << 20).contains(&self.data.vocabulary) {
+                    return Err(entry.wrong("must be between 257 (256 bytes and the end of text) and 1048576"));
+                }
+            }
+            "tokenizer" => self.data.tokenizer = Some(PathBuf::from(entry.read::<String>()?)),
+            "validation_share" => {
+                self.data.validation_share = entry.read()?;
+                if !(self.data.validation_share > 0.0 && self.data.validation_share < 1.0) {
+                    return Err(entry.wrong("must be more than 0 and below 1"));
+                }
+            }
+            "validation_tokens" => self.data.validation_tokens = entry.read()?,
+            "bad_line_share" => {
+                self.data.bad_line_share = entry.read()?;
+                if !(0.0..=1.0).contains(&self.data.bad_line_share) {
+                    return Err(entry.wrong("must be between 0 and 1"));
+                }
+            }
+            _ => {
+                return Err(ProfileError::UnknownKey {
+                    origin: entry.origin.clone(),
+                    key: entry.key(),
+                    suggestion: suggestion(key, DATA_KEYS),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the seeds, as `--seeds` does.
+    ///
+    /// # Errors
+    /// No seed, or one twice.
+    pub fn set_seeds(&mut self, seeds: Vec<u64>) -> Result<(), ProfileError> {
+        self.seeds = seeds;
+        self.check()
+    }
+
+    /// The one cell's matrix that `relora train` runs.
+    ///
+    /// # Errors
+    /// An unknown size or method.
+    pub fn set_cell(&mut self, size: &str, method: &str, seed: u64) -> Result<(), ProfileError> {
+        self.sizes = vec![size.into()];
+        self.methods = vec![method.into()];
+        self.seeds = vec![seed];
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), ProfileError> {
+        let missing = |key, why| Err(ProfileError::Missing { profile: self.name.clone(), key, why });
+        if self.seeds.is_empty() {
+            return missing("seeds", "must be a list of whole numbers, for instance [1, 2, 3]");
+        }
+        if self.sizes.is_empty() {
+            return missing("sizes", "must be a list of sizes, for instance [\"60m\"]");
+        }
+        if self.methods.is_empty() {
+            return missing("methods", "must be a list of methods, for instance [\"full\", \"relora\"]");
+        }
+        for (key, names) in [("sizes", &self.sizes), ("methods", &self.methods)] {
+            if let Some(name) = repeated(names) {
+                return Err(self.wrong_list(key, format!("`{name}` is there twice")));
+            }
+        }
+        if let Some(seed) = repeated(&self.seeds) {
+            return Err(self.wrong_list("seeds", format!("{seed} is there twice")));
+        }
+        if let Some(seed) = self.seeds.iter().find(|seed| i64::try_from(**seed).is_err()) {
+            return Err(self.wrong_list("seeds", format!("{seed} is too large: at most {}", i64::MAX)));
+        }
+        if !recipe::dialect_names().contains(&self.dialect.as_str()) {
+            return Err(unknown("dialect", &self.dialect, &recipe::dialect_names()));
+        }
+        for size in &self.sizes {
+            for method in &self.methods {
+                self.settings(size, method)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong_list(&self, key: &str, why: String) -> ProfileError {
+        let entry = self.entries.iter().rev().find(|entry| entry.path == [key]);
+        let (origin, value) = entry.map_or_else(
+            || (format!("--{key}"), String::new()),
+            |entry| (entry.origin.clone(), entry.value.to_string()),
+        );
+        ProfileError::Value { origin, key: key.into(), value, why }
+    }
+
+    /// The preset that a method is, or is derived from.
+    ///
+    /// # Errors
+    /// A method that is neither a preset nor has `preset` in its section.
+    pub fn preset(&self, method: &str) -> Result<String, ProfileError> {
+        let entry = self.entries.iter().rev().find(|entry| entry.path == ["method", method, "preset"]);
+        let name = entry.map_or(Ok(method.to_owned()), Entry::read)?;
+        if recipe::preset_names().contains(&name.as_str()) {
+            return Ok(name);
+        }
+        let names = recipe::preset_names();
+        Err(match entry {
+            Some(entry) => entry.wrong(suggestion(&name, &names)),
+            None => unknown("method", method, &[names, self.own_methods()].concat()),
+        })
+    }
+
+    /// Methods that the profile itself defines.
+    fn own_methods(&self) -> Vec<&str> {
+        let presets = self.entries.iter().filter(|entry| entry.path.len() == 3 && entry.path[2] == "preset");
+        presets.map(|entry| entry.path[1].as_str()).collect()
+    }
+
+    /// The checked settings and the network of one size and method.
+    ///
+    /// # Errors
+    /// An unknown size or method, or a value that cannot be, with where it was written.
+    pub fn settings(&self, size: &str, method: &str) -> Result<(Settings, Network), ProfileError> {
+        let mut settings = Settings::default();
+        let mut origins: Vec<(String, &Entry)> = Vec::new();
+        let mut lay = |settings: &mut Settings, path: &[&str]| -> Result<(), ProfileError> {
+            for entry in &self.entries {
+                let Some((key, prefix)) = entry.path.split_last() else { continue };
+                if prefix != path || key == "preset" {
+                    continue;
+                }
+                if let Some(Err(expected)) = settings.set(key, &entry.value) {
+                    return Err(entry.wrong(format!("must be {expected}")));
+                }
+                origins.push((key.clone(), entry));
+            }
+            Ok(())
+        };
+        let lay_data = |settings: &mut Settings, layer: Vec<(&'static str, Value)>| {
+            for (key, value) in layer {
+                // Presets and dialects are tables of ours: a test reads every one of them.
+                let _ = settings.set(key, &value);
+            }
+        };
+        let dialect = recipe::DIALECTS.iter().find(|dialect| dialect.name == self.dialect);
+        lay_data(&mut settings, dialect.map_or_else(Vec::new, |dialect| (dialect.layer)()));
+        lay(&mut settings, &["settings"])?;
+        lay(&mut settings, &["size", size])?;
+        let preset = self.preset(method)?;
+        let layer = PRESETS.iter().find(|known| known.name == preset).map_or_else(Vec::new, |known| (known.layer)());
+        lay_data(&mut settings, layer);
+        lay(&mut settings, &["method", method])?;
+        lay(&mut settings, &["size", size, "method", method])?;
+        // A bare `--set KEY=VALUE` has no path before the key and is the most specific of all.
+        lay(&mut settings, &[])?;
+
+        let wrong = |key: &str, why: String| {
+            let written = origins.iter().rev().find(|(known, _)| known == key);
+            let shown = settings.show().into_iter().find(|(known, _)| *known == key);
+            ProfileError::Value {
+                origin: written.map_or_else(|| format!("{size} {method}"), |(_, entry)| entry.origin.clone()),
+                key: written.map_or_else(|| key.to_owned(), |(_, entry)| entry.key()),
+                value: shown.map_or_else(String::new, |(_, value)| value.to_string()),
+                why,
+            }
+        };
+        settings.check().map_err(|found| wrong(found.key, found.why))?;
+        let network = self.network(size, &settings)?;
+        network.check().map_err(|error| wrong("hidden", error.to_string()))?;
+        if settings.low_rank && settings.rank > network.hidden as u64 {
+            let why = format!("larger than the layers of size {size}, whose smallest side is {}", network.hidden);
+            return Err(wrong("rank", why));
+        }
+        Ok((settings, network))
+    }
+
+    /// The size's own network, by name or by the four numbers in its section.
+    fn network(&self, size: &str, settings: &Settings) -> Result<Network, ProfileError> {
+        let vocabulary = self.data.vocabulary as usize;
+        let own = [settings.hidden, settings.intermediate, settings.layers, settings.heads].map(|value| value as usize);
+        let mut network = match Network::named(size, vocabulary) {
+            Some(network) => network,
+            None if own.iter().all(|value| *value > 0) => Network {
+                hidden: own[0],
+                intermediate: own[1],
+                layers: own[2],
+                heads: own[3],
+                vocabulary,
+                frozen_embedding_row: None,
+            },
+            None => return Err(unknown("size", size, Network::names())),
+        };
+        for (given, value) in own.into_iter().zip([
+            &mut network.hidden,
+            &mut network.intermediate,
+            &mut network.layers,
+            &mut network.heads,
+        ]) {
+            if given > 0 {
+                *value = given;
+            }
+        }
+        Ok(network)
+    }
+
+    /// The whole profile as TOML that can be copied out, edited and passed by path.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut root = toml::Table::new();
+        let bare = |entry: &&Entry| entry.path.len() == 1 && !TOP_KEYS.contains(&entry.path[0].as_str());
+        for (key, value) in Settings::default().show() {
+            insert(&mut root, &["settings".into(), key.into()], value);
+        }
+        let layered = self.entries.iter().filter(|entry| !bare(entry) && entry.path != ["extends"]);
+        for entry in layered {
+            insert(&mut root, &entry.path, entry.value.clone());
+        }
+        let list = |names: &[String]| Value::Array(names.iter().cloned().map(Value::String).collect());
+        insert(&mut root, &["sizes".into()], list(&self.sizes));
+        insert(&mut root, &["methods".into()], list(&self.methods));
+        insert(&mut root, &["seeds".into()], Value::Array(self.seeds.iter().map(Setting::show).collect()));
+        for entry in self.entries.iter().filter(bare) {
+            for size in &self.sizes {
+                for method in &self.methods {
+                    let path = ["size", size, "method", method, &entry.path[0]].map(str::to_owned);
+                    insert(&mut root, &path, entry.value.clone());
+                }
+            }
+        }
+        toml::to_string(&root).unwrap_or_default()
+    }
+
+    /// The keys of `settings.rs` that every method of a size must share, with their values, for a message.
+    #[must_use]
+    pub fn size_keys() -> Vec<&'static str> {
+        Settings::KEYS.iter().filter(|(_, scope)| *scope == Scope::Size).map(|(key, _)| *key).collect()
+    }
+}
+
+/// The origin of what the command line sets.
+const SET: &str = "--set";
+
+fn unknown(kind: &'static str, name: &str, names: &[&str]) -> ProfileError {
+    ProfileError::UnknownName { kind, name: name.into(), suggestion: suggestion(name, names) }
+}
+
+fn repeated<T: PartialEq>(values: &[T]) -> Option<&T> {
+    values.iter().enumerate().find(|(index, value)| values[..*index].contains(value)).map(|(_, value)| value)
+}
+
+/// A key of a settings section must exist, and one that methods must share may not be set for a method.
+fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
+    let for_method = entry.path.iter().rev().nth(2).is_some_and(|section| section == "method");
+    if for_method && key == "preset" && entry.path.len() == 3 {
+        return Ok(());
+    }
+    match Settings::KEYS.iter().find(|(known, _)| *known == key) {
+        None => {
+            let names: Vec<&str> = Settings::KEYS.iter().map(|(known, _)| *known).collect();
+            let near = crate::settings::nearest(key, names.iter().copied()).unwrap_or_default();
+            Err(ProfileError::UnknownKey {
+                origin: entry.origin.clone(),
+                key: entry.key(),
+                suggestion: format!("did you mean `{near}`? `relora bench-all --print-config` lists all keys"),
+            })
+        }
+        // `--set` may still give one to a bare key: it then holds for every method alike.
+        Some((_, Scope::Size)) if for_method => {
+            Err(entry.wrong("must be the same for all methods of a size: set it in [settings] or [size.SIZE]"))
+        }
+        Some(_) => {
+            let value = Settings::default().set(key, &entry.value);
+            if let Some(Err(expected)) = value {
+                return Err(entry.wrong(format!("must be {expected}")));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Reads a profile after the one that it extends; returns its name.
+fn read_layer(name: &str, entries: &mut Vec<Entry>, depth: usize) -> Result<String, ProfileError> {
+    let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
+    let path = Path::new(name);
+    let (file, stem, text) = match built_in {
+        Some((known, text)) => (format!("{known}.toml"), (*known).to_owned(), (*text).to_owned()),
+        None if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ProfileError::Unreadable { path: path.to_owned(), error })?;
+            let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy().into_owned());
+            (name.to_owned(), stem, text)
+        }
+        None => {
+            let names: Vec<&str> = BUILT_IN.iter().map(|(known, _)| *known).collect();
+            return Err(ProfileError::Unknown { name: name.into(), suggestion: suggestion(name, &names) });
+        }
+    };
+    let own = parse(&text, &file)?;
+    if let Some(extends) = own.iter().find(|entry| entry.path == ["extends"]) {
+        let base: String = extends.read()?;
+        if depth > 8 {
+            return Err(extends.wrong("profiles extend one another in a circle"));
+        }
+        read_layer(&base, entries, depth + 1)?;
+    }
+    entries.extend(own);
+    Ok(stem)
+}
+
+/// `KEY=VALUE`; a value that is not TOML is taken as text, so that names need no quotes.
+fn parse_assignment(assignment: &str) -> Result<Vec<Entry>, ProfileError> {
+    let Some((key, value)) = assignment.split_once('=') else {
+        return Err(ProfileError::Malformed {
+            origin: SET.into(),
+            message: format!("`{assignment}` must be KEY=VALUE, for instance size.130m.learning_rate=1e-3"),
+        });
+    };
+    let quoted = format!("{key} = {}", Value::String(value.trim().into()));
+    let mut entries = parse(&format!("{key} = {value}"), SET).or_else(|_| parse(&quoted, SET))?;
+    for entry in &mut entries {
+        entry.origin = SET.into();
+    }
+    Ok(entries)
+}
+
+fn parse(text: &str, file: &str) -> Result<Vec<Entry>, ProfileError> {
+    let origin = |offset: usize| {
+        let before = &text[..text.floor_char_boundary(offset)];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
+        if file == SET { SET.to_owned() } else { format!("{file}:{line}:{column}") }
+    };
+    let table = DeTable::parse(text).map_err(|error| ProfileError::Malformed {
+        origin: origin(error.span().map_or(0, |span| span.start)),
+        message: error.message().replace('\n', ", "),
+    })?;
+    let mut entries = Vec::new();
+    flatten(table.get_ref(), &mut Vec::new(), &origin, &mut entries)?;
+    Ok(entries)
+}
+
+fn flatten(
+    table: &DeTable<'_>,
+    path: &mut Vec<String>,
+    origin: &dyn Fn(usize) -> String,
+    entries: &mut Vec<Entry>,
+) -> Result<(), ProfileError> {
+    // In the order of the file, which is the order in which a reader meets the faults.
+    let mut items: Vec<_> = table.iter().collect();
+    items.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in items {
+        path.push(key.get_ref().to_string());
+        if let DeValue::Table(inner) = value.get_ref() {
+            flatten(inner, path, origin, entries)?;
+        } else {
+            let origin = origin(key.span().start);
+            let read = plain(value.get_ref()).ok_or_else(|| ProfileError::Value {
+                origin: origin.clone(),
+                key: path.join("."),
+                value: "...".into(),
+                why: "must be a text, a number, true, false or a list of these, within 64 bits".into(),
+            })?;
+            entries.push(Entry { path: path.clone(), value: read, origin });
+        }
+        path.pop();
+    }
+    Ok(())
+}
+
+/// A leaf of the document as a value; none for dates and for numbers beyond 64 bits.
+fn plain(value: &DeValue<'_>) -> Option<Value> {
+    Some(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(truth) => Value::Boolean(*truth),
+        DeValue::Integer(integer) => Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()?),
+        DeValue::Float(float) => Value::Float(float.as_str().parse().ok()?),
+        DeValue::Array(items) => {
+            Value::Array(items.iter().map(|item| plain(item.get_ref())).collect::<Option<Vec<Value>>>()?)
+        }
+        DeValue::Table(_) | DeValue::Datetime(_) => return None,
+    })
+}
+
+fn insert(table: &mut toml::Table, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => {
+            table.insert(key.clone(), value);
+        }
+        [section, rest @ ..] => {
+            let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(toml::Table::new()));
+            if let Value::Table(inner) = entry {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, String) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("own.toml");
+        std::fs::write(&path, text).expect("write");
+        let name = path.to_string_lossy().into_owned();
+        (directory, name)
+    }
+
+    fn error(text: &str, assignments: &[&str]) -> String {
+        let (_directory, name) = file(text);
+        let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+        let message = Profile::load(&name, &assignments).expect_err("must be refused").to_string();
+        assert!(!message.contains('\n'), "one line: {message}");
+        message.replace(&name, "own.toml")
+    }
+
+    #[test]
+    fn every_built_in_profile_loads() {
+        for (name, _) in BUILT_IN {
+            Profile::load(name, &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn every_preset_and_dialect_sets_only_keys_that_exist() {
+        let layers = recipe::PRESETS.iter().map(|preset| preset.layer).chain(recipe::DIALECTS.iter().map(|d| d.layer));
+        for (key, value) in layers.flat_map(|layer| layer()) {
+            assert_eq!(Settings::default().set(key, &value), Some(Ok(())), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_layer_wins() {
+        let text = r#"
+            extends = "smoke"
+            [settings]
+            learning_rate = 1.0
+            [size.nano]
+            learning_rate = 2.0
+            [method.lora]
+            learning_rate = 3.0
+            [size.nano.method.lora]
+            learning_rate = 4.0
+        "#;
+        let (_directory, name) = file(text);
+        let rate = |assignments: &[&str], method: &str| {
+            let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+            let profile = Profile::load(&name, &assignments).expect("loads");
+            profile.settings("nano", method).expect("settings").0.learning_rate
+        };
+        assert_eq!(rate(&[], "full"), 2.0);
+        assert_eq!(rate(&[], "lora"), 4.0);
+        assert_eq!(rate(&["size.nano.method.lora.learning_rate=5"], "lora"), 5.0);
+        assert_eq!(rate(&["learning_rate=6e0", "method.lora.learning_rate=5"], "lora"), 6.0);
+    }
+
+    #[test]
+    fn faults_name_place_key_value_and_what_would_be_right() {
+        let smoke = "extends = \"smoke\"\n";
+        for (text, assignments, parts) in [
+            ("seeds = [1\n", &[][..], &["own.toml:", "not valid TOML"][..]),
+            ("extends = \"smoke\"\n[settings]\nlerning_rate = 1\n", &[], &["own.toml:3:1", "settings.lerning_rate", "`learning_rate`"]),
+            ("extends = \"smoke\"\n[settings]\nsteps = \"many\"\n", &[], &["own.toml:3:1", "settings.steps", "\"many\"", "whole number"]),
+            ("extends = \"smoke\"\n[settings]\nrank = 999\n", &[], &["own.toml:3:1", "settings.rank", "999", "64"]),
+            ("extends = \"smoke\"\n[method.lora]\nsteps = 3\n", &[], &["own.toml:3:1", "method.lora.steps", "same for all methods"]),
+            ("extends = \"smoke\"\nsizes = [\"nanoo\"]\n", &[], &["unknown size `nanoo`", "`nano`"]),
+            ("extends = \"smoke\"\nmethods = [\"reloar\"]\n", &[], &["unknown method `reloar`", "`relora`"]),
+            ("extends = \"smokey\"\n", &[], &["profile `smokey`", "`smoke`"]),
+            ("extends = \"own.toml\"\n", &[], &["own.toml"]),
+            (smoke, &["stepps=3"], &["--set", "`stepps`", "`steps`"]),
+            (smoke, &["steps"], &["--set", "KEY=VALUE"]),
+            (smoke, &["size.nano.learning_rate=-1"], &["--set", "size.nano.learning_rate", "-1", "more than 0"]),
+            (smoke, &["warm_start_steps=60"], &["warm_start_steps", "60", "below steps"]),
+            (smoke, &["micro_batch_size=3"], &["micro_batch_size", "3", "must divide global_batch_size = 8"]),
+            (smoke, &["steps=99999999999999999999"], &["steps"]),
+        ] {
+            let message = error(text, assignments);
+            for part in parts {
+                assert!(message.contains(part), "{message:?} should name {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_printed_profile_gives_the_same_settings() {
+        let profile = Profile::load("ablations-laptop", &["rank=4".into(), "seeds=[5]".into()]).expect("loads");
+        let (_directory, name) = file(&profile.to_toml());
+        let again = Profile::load(&name, &[]).expect("loads what it printed");
+        assert_eq!((&again.seeds, &again.sizes, &again.methods), (&profile.seeds, &profile.sizes, &profile.methods));
+        assert_eq!(again.data, profile.data);
+        for method in &profile.methods {
+            assert_eq!(again.settings("nano", method).expect(method), profile.settings("nano", method).expect(method));
+        }
+    }
+}
