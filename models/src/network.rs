@@ -205,9 +205,9 @@ impl Network {
     /// vocabulary.
     ///
     /// For the sizes of the paper it is the official shape that the paper's control appears to be (60m: 40m,
-    /// 130m: 71m, 250m: 100m, 350m: 130m, 1b: 250m). Any other shape keeps its depth and its heads: of all hidden
-    /// widths up to twice its own, and intermediate widths from 7/3 to 3 times the hidden one, the pair whose count
-    /// is nearest wins, on a tie the one nearest to `I = 8/3 D`, then the narrower.
+    /// 130m: 71m, 250m: 100m, 350m: 130m, 1b: 250m). Any other shape keeps its depth and its heads, and its widths
+    /// are searched: hidden up to twice its own, intermediate from 2 to 4 times the hidden one. Of those within 0.5 %
+    /// of the count, the one nearest to the usual `I = 8/3 D` wins; where there is none, the one nearest to the count.
     #[must_use]
     pub fn matched(&self, parameters: u64) -> Network {
         let official = OFFICIAL.iter().find(|shape| {
@@ -220,11 +220,13 @@ impl Network {
         let step = 2 * self.heads.max(1);
         (step..=2 * self.hidden.max(step))
             .step_by(step)
-            .flat_map(|hidden| (hidden * 7 / 3..=hidden * 3).map(move |intermediate| (hidden, intermediate)))
+            .flat_map(|hidden| (2 * hidden..=4 * hidden).map(move |intermediate| (hidden, intermediate)))
             .map(|(hidden, intermediate)| Network { hidden, intermediate, ..self.clone() })
             .min_by_key(|network| {
-                let ratio = (3 * network.intermediate).abs_diff(8 * network.hidden);
-                (network.parameters().abs_diff(parameters), ratio, network.hidden)
+                let miss = network.parameters().abs_diff(parameters);
+                let oddness = 1000 * (3 * network.intermediate).abs_diff(8 * network.hidden) / network.hidden;
+                let near = miss <= parameters / 200;
+                (!near, if near { oddness } else { 0 }, miss, network.hidden)
             })
             .unwrap_or_else(|| self.clone())
     }
