@@ -1,1 +1,22 @@
-fn main() {}
+//! The `relora` command: parse, dispatch, print one line where something is wrong, exit.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use harness::cli::{Cli, Command};
+use harness::{commands, exit};
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::BenchAll(options) => commands::bench_all::run(options),
+        Command::Plan(options) => commands::plan::run(options),
+        Command::Train(options) => commands::train::run(options),
+        Command::Status(options) => commands::status::run(options),
+        Command::Tables(options) => commands::tables::run(options),
+        Command::Report(options) => commands::report::run(options),
+        Command::Doctor(options) => commands::doctor::run(options),
+        Command::Completions(options) => commands::completions::run(options),
+        Command::Worker(options) => commands::worker::run(options),
+    };
+    ended.unwrap_or_else(|error| exit::report(&error)).into()
+}

@@ -1,0 +1,276 @@
+//! The command line as it is typed: every flag with the words that `--help` says about it, and nothing done yet.
+//!
+//! A value that has a form of its own (a device, a budget, `KEY=VALUE`) is parsed here, so that clap names the flag in
+//! the error; what needs a profile to be judged (a size, a method, a key) is judged where the profile is.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  relora bench-all                             every method, on text that is already here
+  relora bench-all --profile smoke             the same in two minutes
+  relora bench-all --only relora --only full   some of the cells
+  relora bench-all --data my-text.jsonl.gz     on a text of your own
+  relora plan --profile paper --budget 24h     what would run and what it would cost
+  relora train --size mini --method relora     one run by flags
+  relora tables --json                         the tables of the newest suite, for a program
+  relora doctor                                what is found here, and what is missing
+
+Interrupt a suite at any moment; the same command goes on where it was.";
+
+/// How does ReLoRA compare with full-rank training, with LoRA and with ReLoRA minus each of its parts?
+///
+/// relora trains every method at every size, with paired seeds, on the same tokens in the same order, and leaves tables
+/// of perplexity, throughput and memory with intervals.
+#[derive(Debug, Parser)]
+#[command(name = "relora", bin_name = "relora", version, after_help = EXAMPLES, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands, in the order in which a stranger needs them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train every cell of a profile and leave tables
+    #[command(after_help = BENCH_ALL_EXAMPLES)]
+    BenchAll(BenchAllOptions),
+    /// Show what would run: tokens, steps, parameters, FLOPs, memory, time
+    Plan(PlanOptions),
+    /// Train one cell by flags
+    Train(TrainOptions),
+    /// Show how far a suite is
+    Status(StatusOptions),
+    /// Rebuild and print the tables of a suite
+    Tables(TablesOptions),
+    /// Write a report of a suite as one Markdown file
+    Report(ReportOptions),
+    /// Say what is found on this machine, what is missing and how to get it
+    Doctor(DoctorOptions),
+    /// Print a completion script for a shell
+    Completions(CompletionsOptions),
+    /// Work on one run directory (started by bench-all; a batch scheduler may start it too)
+    #[command(hide = true)]
+    Worker(WorkerOptions),
+}
+
+const BENCH_ALL_EXAMPLES: &str = "\
+Exit codes: 0 all cells finished, 2 bad input, 3 some cells failed, 75 stopped (the same command goes on).";
+
+/// What is trained, and on what: shared by every command that resolves a profile.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SuiteOptions {
+    /// Profile: smoke, laptop, paper, ablations, ablations-laptop, or a TOML file [default: laptop; paper with CUDA]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
+    /// Directory of the suite [default: runs/<profile>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Only the cells of a method, a size, a size-method or a cell name; `*` matches anything; may be repeated
+    #[arg(long, value_name = "FILTER")]
+    pub only: Vec<String>,
+    /// Override one value of the profile, e.g. size.mini.learning_rate=1e-3; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<String>,
+    /// Seeds, e.g. 1,2,3: every method is trained once with each
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = seed)]
+    pub seeds: Vec<u64>,
+    /// Size every run to an amount: 24h, "8 gpu-hours", "2B tokens", "1e19 FLOPs"
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Option<String>,
+    #[command(flatten)]
+    pub place: PlaceOptions,
+    #[command(flatten)]
+    pub text: TextOptions,
+    /// Cells trained at the same time, sharing the cores [default: the profile's]
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<u64>,
+}
+
+/// Where the arithmetic is done.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PlaceOptions {
+    /// auto, cpu, cuda or cuda:N [default: auto, CUDA where it is usable]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    pub device: Option<String>,
+    /// f32, bf16, or bf16-master (bf16 arithmetic, f32 weights and moments) [default: the profile's]
+    #[arg(long, value_name = "PRECISION", value_parser = precision)]
+    pub precision: Option<String>,
+}
+
+/// What is read.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TextOptions {
+    /// Train on this text: a .txt or .md file, .jsonl (.gz, .zst), a folder of them, or a folder of C4 shards
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Tokenizer to use, a tokenizer.json [default: byte-level BPE trained on the text]
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// `relora bench-all`
+#[derive(Args, Clone, Debug)]
+pub struct BenchAllOptions {
+    #[command(flatten)]
+    pub suite: SuiteOptions,
+    /// Print the profile with everything resolved, as TOML, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print the tables as JSON at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora plan`
+#[derive(Args, Clone, Debug)]
+pub struct PlanOptions {
+    #[command(flatten)]
+    pub suite: SuiteOptions,
+    /// Print the profile with everything resolved, as TOML, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora train`
+#[derive(Args, Clone, Debug)]
+pub struct TrainOptions {
+    /// Size of the network: nano, micro, mini, 9m, 20m, 35m, 40m, 60m, 71m, 100m, 130m, 250m, 350m, 1b, 3b, 7b
+    #[arg(long, value_name = "SIZE")]
+    pub size: String,
+    /// Method: full, control, lora, low-rank, lora-warm-start, relora, or relora-no-<part>
+    #[arg(long, value_name = "METHOD")]
+    pub method: String,
+    /// Rank of the low-rank factors [default: the profile's]
+    #[arg(long, value_name = "R")]
+    pub rank: Option<u64>,
+    /// Update steps in all, warm start included [default: the profile's]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Seed of weights, data order and every other draw [default: the profile's first]
+    #[arg(long, value_name = "K", value_parser = seed)]
+    pub seed: Option<u64>,
+    /// Profile that everything else is taken from [default: laptop; paper with CUDA]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
+    /// Directory of the suite that the run joins [default: runs/train]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Override one value of the profile; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub place: PlaceOptions,
+    #[command(flatten)]
+    pub text: TextOptions,
+    /// Print the profile with everything resolved, as TOML, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print the tables as JSON at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A suite to read.
+#[derive(Args, Clone, Debug)]
+pub struct ReadOptions {
+    /// Directory of the suite [default: the one under runs/ that was worked on last]
+    #[arg(value_name = "SUITE")]
+    pub suite: Option<PathBuf>,
+}
+
+/// `relora status`
+#[derive(Args, Clone, Debug)]
+pub struct StatusOptions {
+    #[command(flatten)]
+    pub read: ReadOptions,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora tables`
+#[derive(Args, Clone, Debug)]
+pub struct TablesOptions {
+    #[command(flatten)]
+    pub read: ReadOptions,
+    /// Only this table
+    #[arg(long, value_name = "NAME")]
+    pub table: Option<String>,
+    /// Say what every column means instead of printing its values
+    #[arg(long)]
+    pub describe: bool,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora report`
+#[derive(Args, Clone, Debug)]
+pub struct ReportOptions {
+    #[command(flatten)]
+    pub read: ReadOptions,
+    /// File to write [default: <suite>/report.md]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `relora doctor`
+#[derive(Args, Clone, Debug)]
+pub struct DoctorOptions {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora completions`
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsOptions {
+    /// Shell to write for
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `relora worker`
+#[derive(Args, Clone, Debug)]
+pub struct WorkerOptions {
+    /// Run directory inside a planned suite
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Stop when standard input ends: the supervisor is gone
+    #[arg(long)]
+    pub supervised: bool,
+}
+
+/// `KEY=VALUE`, kept as typed: the profile knows the keys.
+fn assignment(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err("expected KEY=VALUE, e.g. steps=200".to_owned()),
+    }
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.trim().parse().map_err(|_| "expected a whole number, 0 or more".to_owned())
+}
+
+fn jobs(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|jobs| *jobs > 0).ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+}
+
+fn device(text: &str) -> Result<String, String> {
+    if text != "auto" {
+        text.parse::<models::Device>().map_err(|error| error.to_string())?;
+    }
+    Ok(text.to_owned())
+}
+
+fn precision(text: &str) -> Result<String, String> {
+    text.parse::<models::Precision>().map(|precision| precision.to_string()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,36 @@
+//! `relora bench-all`: every cell of a profile, then the tables.
+
+use super::request::Request;
+use super::{print, tables};
+use crate::cli::BenchAllOptions;
+use crate::exit::Exit;
+use crate::suite::{self, SuiteOutcome};
+
+/// Trains what the flags ask for, as far as it is not done, and prints the tables.
+///
+/// # Errors
+/// Those of [`Request::new`] and [`Request::plan`], and what the disk says.
+pub fn run(options: BenchAllOptions) -> anyhow::Result<Exit> {
+    let request = Request::new(&options.suite)?;
+    if options.print_config {
+        print(&request.profile.to_toml())?;
+        return Ok(Exit::Success);
+    }
+    train(&request, options.json)
+}
+
+/// Plans, runs and tabulates.
+pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
+    let planned = request.plan(false)?;
+    planned.whole.write(&request.directory)?;
+    let outcome = suite::run_suite(&request.directory, &planned.asked)?;
+    let runs = tables::runs(&request.directory)?;
+    let folder = tables::write(&runs, &request.directory)?;
+    tables::show(&runs, json)?;
+    eprintln!("\ntables: {}", folder.display());
+    Ok(match outcome {
+        SuiteOutcome::Finished => Exit::Success,
+        SuiteOutcome::SomeFailed => Exit::SomeCellsFailed,
+        SuiteOutcome::Stopped => Exit::Stopped,
+    })
+}

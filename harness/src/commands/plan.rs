@@ -1,0 +1,199 @@
+//! `relora plan`: what would run and what it would cost, before anything runs.
+
+use std::time::Duration;
+
+use models::Precision;
+use serde::Serialize;
+
+use super::request::Request;
+use super::{print, print_json};
+use crate::cli::PlanOptions;
+use crate::exit::Exit;
+use crate::matrix::Cell;
+use crate::plan::{self, Plan};
+use crate::progress::duration;
+
+/// Prints the plan of what the flags ask for.
+///
+/// # Errors
+/// Those of [`Request::new`] and [`Request::plan`], and whatever standard output says.
+pub fn run(options: PlanOptions) -> anyhow::Result<Exit> {
+    let request = Request::new(&options.suite)?;
+    if options.print_config {
+        print(&request.profile.to_toml())?;
+        return Ok(Exit::Success);
+    }
+    let plan = request.plan(true)?.asked;
+    let precision = plan.precision.parse()?;
+    let rows: Vec<Row> = plan.cells.iter().map(|cell| Row::of(cell, precision, &plan)).collect();
+    if options.json {
+        print_json(&Document { plan: &plan, expected_seconds: plan.expected_seconds(), cells: rows })?;
+    } else {
+        print(&text(&request, &plan, &rows))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    expected_seconds: Option<f64>,
+    #[serde(rename = "costs")]
+    cells: Vec<Row>,
+}
+
+/// The costs of one cell.
+#[derive(Clone, PartialEq, Serialize)]
+struct Row {
+    cell: String,
+    size: String,
+    method: String,
+    seed: u64,
+    update_steps: u64,
+    tokens: u64,
+    total_parameters: u64,
+    trainable_parameters: u64,
+    flops: f64,
+    weight_bytes: u64,
+    gradient_bytes: u64,
+    moment_bytes: u64,
+    activation_bytes: u64,
+    logit_bytes: u64,
+    workspace_bytes: u64,
+    expected_seconds: Option<f64>,
+}
+
+impl Row {
+    fn of(cell: &Cell, precision: Precision, plan: &Plan) -> Row {
+        let keys = cell.row();
+        let bytes = plan::bytes(cell, precision);
+        Row {
+            cell: cell.directory(),
+            size: keys.size,
+            method: keys.method,
+            seed: keys.seed,
+            update_steps: keys.planned_steps,
+            tokens: cell.planned_tokens(),
+            total_parameters: keys.total_parameters,
+            trainable_parameters: keys.trainable_parameters,
+            flops: keys.flops,
+            weight_bytes: bytes.weights,
+            gradient_bytes: bytes.gradients,
+            moment_bytes: bytes.moments,
+            activation_bytes: bytes.activations,
+            logit_bytes: bytes.logits,
+            workspace_bytes: bytes.workspace,
+            expected_seconds: plan.calibration.as_ref().map(|calibration| keys.flops / calibration.flops_per_second),
+        }
+    }
+}
+
+/// One line per size and method: its seeds cost the same.
+fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
+    let header = [
+        "size", "method", "seeds", "steps", "tokens", "parameters", "trainable", "FLOPs", "weights", "gradients", "moments",
+        "activations", "logits", "time each",
+    ];
+    let mut lines: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
+    for (index, row) in rows.iter().enumerate() {
+        let same = |other: &&Row| other.size == row.size && other.method == row.method;
+        if rows[..index].iter().any(|other| same(&other)) {
+            continue;
+        }
+        lines.push(vec![
+            row.size.clone(),
+            row.method.clone(),
+            rows.iter().filter(same).count().to_string(),
+            row.update_steps.to_string(),
+            count(row.tokens as f64),
+            count(row.total_parameters as f64),
+            count(row.trainable_parameters as f64),
+            format!("{:.2e}", row.flops),
+            bytes(row.weight_bytes),
+            bytes(row.gradient_bytes),
+            bytes(row.moment_bytes),
+            bytes(row.activation_bytes),
+            bytes(row.logit_bytes),
+            row.expected_seconds.map_or_else(|| "?".to_owned(), time),
+        ]);
+    }
+    let total_tokens: u64 = rows.iter().map(|row| row.tokens).sum();
+    let total_flops: f64 = rows.iter().map(|row| row.flops).sum();
+    let mut text = format!("profile {}: {}\n\n{}\n", request.profile.name, request.profile.description, aligned(&lines));
+    text += &format!(
+        "{} cells, {} tokens, {total_flops:.2e} FLOPs, {} at a time with {} threads each on {} in {}\n",
+        rows.len(),
+        count(total_tokens as f64),
+        plan.jobs,
+        plan.threads,
+        plan.device,
+        plan.precision,
+    );
+    if let Some(seconds) = plan.expected_seconds() {
+        text += &format!(
+            "about {} in all, by a measurement of a moment ago at full rank; evaluation and start-up come on top\n",
+            time(seconds)
+        );
+    }
+    text += &format!("would go to {}\n", request.directory.display());
+    text
+}
+
+fn time(seconds: f64) -> String {
+    duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+/// Columns padded to their widest entry: the first two to the left, numbers to the right.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let widths: Vec<usize> =
+        (0..columns).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(&widths).enumerate().map(|(column, (entry, width))| match column {
+            0 | 1 => format!("{entry:<width$}"),
+            _ => format!("{entry:>width$}"),
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A number of things with three significant digits: 834, 58.1M, 2.62B.
+fn count(number: f64) -> String {
+    scaled(number, &["", "K", "M", "B", "T"], 1000.0)
+}
+
+fn bytes(number: u64) -> String {
+    scaled(number as f64, &[" B", " KiB", " MiB", " GiB", " TiB"], 1024.0)
+}
+
+fn scaled(number: f64, units: &[&str], step: f64) -> String {
+    let mut value = number;
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    let digits = match value {
+        _ if unit == 0 => 0,
+        value if value < 10.0 => 2,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$}{}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_three_digits_and_a_unit() {
+        assert_eq!([count(834.0), count(58_073_000.0), count(2.62e9)], ["834", "58.1M", "2.62B"]);
+        assert_eq!([bytes(512), bytes(1536), bytes(3 << 30)], ["512 B", "1.50 KiB", "3.00 GiB"]);
+    }
+}

@@ -1,0 +1,405 @@
+//! From flags to a plan, in two steps: [`Request::new`] resolves names and numbers and touches neither device nor corpus;
+//! [`Request::plan`] looks at the device, prepares the text and fixes the cells.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use datasets::{DataSpec, SourceSpec, Store, TokenizerSpec, ValidationSpec};
+use indicatif::{ProgressBar, ProgressStyle};
+use models::{Device, Precision, UnknownName};
+
+use crate::cli::SuiteOptions;
+use crate::exit::UserError;
+use crate::matrix::{self, Cell, DataKeys, Surroundings};
+use crate::plan::{self, Budget, Calibration, Plan};
+use crate::profile::{Data, Profile};
+use crate::settings::suggestion;
+use crate::{files, worker};
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The profile with every `--set` laid over it.
+    pub profile: Profile,
+    /// Directory of the suite.
+    pub directory: PathBuf,
+    only: Vec<String>,
+    budget: Option<(String, Budget)>,
+    device: Option<String>,
+    precision: Option<String>,
+    jobs: Option<u64>,
+}
+
+/// A plan and what of the directory it belongs to.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The cells asked for.
+    pub asked: Plan,
+    /// Those and the ones that the suite holds already: what `plan.toml` should say.
+    pub whole: Plan,
+}
+
+impl Request {
+    /// Resolves the flags.
+    ///
+    /// # Errors
+    /// An unknown name or key, a value that cannot be, a filter that matches no cell.
+    pub fn new(options: &SuiteOptions) -> anyhow::Result<Request> {
+        let name = match &options.profile {
+            Some(name) => name.clone(),
+            None => default_profile(options.place.device.as_deref()).to_owned(),
+        };
+        let mut assignments = options.set.clone();
+        if let Some(path) = &options.text.data {
+            assignments.push("data.source=path".into());
+            assignments.push(format!("data.paths={}", toml::Value::Array(vec![shown(path)?])));
+        }
+        if let Some(path) = &options.text.tokenizer {
+            assignments.push(format!("data.tokenizer={}", shown(path)?));
+        }
+        let mut profile = Profile::load(&name, &assignments)?;
+        if !options.seeds.is_empty() {
+            profile.set_seeds(options.seeds.clone())?;
+        }
+        let budget = options.budget.as_ref().map(|text| text.parse().map(|budget| (text.clone(), budget)));
+        let request = Request {
+            directory: options.out.clone().unwrap_or_else(|| Path::new(super::RUNS).join(&profile.name)),
+            only: options.only.clone(),
+            budget: budget.transpose().map_err(UserError::new)?,
+            device: options.place.device.clone(),
+            precision: options.place.precision.clone(),
+            jobs: options.jobs,
+            profile,
+        };
+        request.check_filters()?;
+        Ok(request)
+    }
+
+    /// The same with the first of its seeds alone.
+    ///
+    /// # Errors
+    /// None that [`Request::new`] has not had already.
+    pub fn with_first_seed(mut self) -> anyhow::Result<Request> {
+        let first = self.profile.seeds.first().copied();
+        self.profile.set_seeds(first.into_iter().collect())?;
+        Ok(self)
+    }
+
+    /// Looks at the device, prepares the text (with its progress on standard error), and fixes the cells.
+    ///
+    /// # Errors
+    /// A device that is not there, a text that cannot be used, a budget below the least, a directory that holds
+    /// something else.
+    pub fn plan(&self, with_time: bool) -> anyhow::Result<Planned> {
+        let earlier = self.earlier()?;
+        let (device, precision) = self.place()?;
+        let store = self.store()?;
+        let surroundings = Surroundings {
+            data: DataKeys { hash: store.hash().to_owned(), vocabulary: store.vocabulary() as u64 },
+            device: kind(device).to_owned(),
+            precision: precision.to_string(),
+        };
+        let mut cells = matrix::cells(&self.profile, &surroundings)?;
+        cells.retain(|cell| self.wants(&cell.size, &cell.method, cell.seed));
+        let (jobs, threads) = self.jobs(device, cells.len() as u64);
+        let mut asked = Plan {
+            schema: plan::SCHEMA,
+            profile: self.profile.name.clone(),
+            store: store_path(&store)?,
+            device: device.to_string(),
+            precision: precision.to_string(),
+            jobs,
+            threads,
+            budget: self.budget.as_ref().map(|(text, _)| text.clone()),
+            calibration: None,
+            cells,
+        };
+        let in_time = matches!(self.budget, Some((_, Budget::Time(_))));
+        if in_time || with_time {
+            asked.calibration = self.calibration(&asked, earlier.as_ref(), device, precision)?;
+        }
+        if let Some((_, budget)) = self.budget {
+            plan::fit(&mut asked, budget)?;
+        }
+        let store = Arc::new(store);
+        for cell in first_of_each_size(&asked.cells) {
+            worker::data(cell, &store).with_context(|| format!("size {}", cell.size))?;
+        }
+        let whole = match &earlier {
+            Some(earlier) => asked.clone().over(earlier, &self.directory)?,
+            None => asked.clone(),
+        };
+        for cell in &mut asked.cells {
+            if let Some(same) = whole.cells.iter().find(|other| other.directory() == cell.directory()) {
+                *cell = same.clone();
+            }
+        }
+        Ok(Planned { asked, whole })
+    }
+
+    /// The plan that the directory holds already.
+    fn earlier(&self) -> anyhow::Result<Option<Plan>> {
+        let directory = &self.directory;
+        if super::is_suite(directory) {
+            return Plan::read(directory).map(Some);
+        }
+        if directory.exists() && !directory.is_dir() {
+            let message = format!("--out {}: is a file; give a folder of a suite, or a new one", directory.display());
+            return Err(UserError::new(message).into());
+        }
+        if !files::entries(directory)?.is_empty() {
+            let message =
+                format!("--out {}: holds something that is no suite; give a new or an empty folder", directory.display());
+            return Err(UserError::new(message).into());
+        }
+        Ok(None)
+    }
+
+    fn place(&self) -> anyhow::Result<(Device, Precision)> {
+        let device = match self.device.as_deref() {
+            None | Some("auto") => automatic_device(),
+            Some(named) => named.parse().map_err(|error: UnknownName| UserError::new(error.to_string()))?,
+        };
+        if let Device::Cuda(index) = device
+            && let Some(missing) = models::probe().missing(index)
+        {
+            return Err(UserError::new(format!("--device {device}: {missing}")).into());
+        }
+        let precision = match &self.precision {
+            Some(named) => named.parse().map_err(|error: UnknownName| UserError::new(error.to_string()))?,
+            None if device == Device::Cpu => Precision::F32,
+            None => Precision::Bf16,
+        };
+        if device == Device::Cpu && precision != Precision::F32 {
+            let message = format!("--precision {precision}: the CPU computes in f32; leave it out, or use --device cuda");
+            return Err(UserError::new(message).into());
+        }
+        Ok((device, precision))
+    }
+
+    /// Prepares the token store, or finds it prepared.
+    fn store(&self) -> anyhow::Result<Store> {
+        let spec = data_spec(&self.profile.data)?;
+        let cache = cache_directory(&self.directory);
+        let mut display = Preparation::default();
+        let store = datasets::prepare(&spec, &cache, &mut |progress| display.show(&progress))?;
+        display.finish(&store);
+        Ok(store)
+    }
+
+    /// A calibration made for this suite earlier stays: with another one a budget would become other steps.
+    fn calibration(
+        &self,
+        plan: &Plan,
+        earlier: Option<&Plan>,
+        device: Device,
+        precision: Precision,
+    ) -> anyhow::Result<Option<Calibration>> {
+        if let Some(known) = earlier.and_then(|plan| plan.calibration.clone()) {
+            return Ok(Some(known));
+        }
+        plan::calibrate(&plan.cells, device, precision)
+    }
+
+    /// Workers at the same time, and the compute threads of each.
+    fn jobs(&self, device: Device, cells: u64) -> (u64, u64) {
+        let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let wanted = match (self.jobs, device) {
+            (Some(jobs), _) => jobs,
+            (None, Device::Cpu) if self.profile.jobs > 0 => self.profile.jobs,
+            (None, Device::Cpu) => cores,
+            (None, Device::Cuda(_)) => 1,
+        };
+        let jobs = wanted.min(cells.max(1));
+        (jobs, (cores / jobs).max(1))
+    }
+
+    fn wants(&self, size: &str, method: &str, seed: u64) -> bool {
+        self.only.is_empty() || self.only.iter().any(|filter| selects(filter, size, method, seed))
+    }
+
+    fn check_filters(&self) -> Result<(), UserError> {
+        let Profile { sizes, methods, seeds, .. } = &self.profile;
+        let mut names: Vec<String> = sizes.iter().chain(methods).cloned().collect();
+        for size in sizes {
+            names.extend(methods.iter().map(|method| format!("{size}-{method}")));
+        }
+        for filter in &self.only {
+            let matches = sizes.iter().any(|size| {
+                methods.iter().any(|method| seeds.iter().any(|seed| selects(filter, size, method, *seed)))
+            });
+            if !matches {
+                let near = suggestion(filter, &names);
+                return Err(UserError::new(format!("--only {filter}: matches no cell of profile `{}`; {near}", self.profile.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a filter names the cell: its size, its method, both joined, or its whole name, each with `*` for anything.
+fn selects(filter: &str, size: &str, method: &str, seed: u64) -> bool {
+    [size, method, &format!("{size}-{method}"), &format!("{size}-{method}-seed{seed}")]
+        .iter()
+        .any(|name| glob(filter.as_bytes(), name.as_bytes()))
+}
+
+/// Whether `name` matches a pattern in which `*` stands for any text, also none.
+fn glob(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => name.is_empty(),
+        Some((b'*', rest)) => (0..=name.len()).any(|skipped| glob(rest, &name[skipped..])),
+        Some((letter, rest)) => name.split_first().is_some_and(|(first, others)| first == letter && glob(rest, others)),
+    }
+}
+
+/// A cell of every size: what its batches need is the same for all of them.
+fn first_of_each_size(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
+    cells.iter().enumerate().filter(|(index, cell)| cells[..*index].iter().all(|other| other.size != cell.size)).map(|(_, cell)| cell)
+}
+
+/// `laptop`, or `paper` where CUDA is asked for or found.
+fn default_profile(device: Option<&str>) -> &'static str {
+    let cuda = match device {
+        None | Some("auto") => automatic_device() != Device::Cpu,
+        Some(named) => named != "cpu",
+    };
+    if cuda { "paper" } else { "laptop" }
+}
+
+/// The first CUDA device where everything that it needs is there, else the CPU.
+fn automatic_device() -> Device {
+    if models::probe().missing(0).is_none() { Device::Cuda(0) } else { Device::Cpu }
+}
+
+fn kind(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+    }
+}
+
+/// A path as a TOML text.
+fn shown(path: &Path) -> Result<toml::Value, UserError> {
+    let text = path.to_str().ok_or_else(|| UserError::new(format!("{}: a path must be valid UTF-8", path.display())))?;
+    Ok(toml::Value::String(text.to_owned()))
+}
+
+/// What the profile says about its text, as the datasets crate takes it.
+fn data_spec(data: &Data) -> anyhow::Result<DataSpec> {
+    let source = if data.source == "crates" {
+        SourceSpec::Crates { limit_bytes: None }
+    } else {
+        source_of_paths(&data.paths, &data.field)?
+    };
+    let tokenizer = match &data.tokenizer {
+        Some(path) => TokenizerSpec::File { path: path.clone() },
+        None => TokenizerSpec::Train { vocabulary: data.vocabulary as usize },
+    };
+    let maximum_tokens = (data.validation_tokens > 0).then_some(data.validation_tokens);
+    let validation = ValidationSpec { share: data.validation_share, maximum_tokens };
+    Ok(DataSpec { source, tokenizer, validation, bad_line_share: data.bad_line_share })
+}
+
+/// The source that the paths are of, all of one kind.
+fn source_of_paths(paths: &[PathBuf], field: &str) -> anyhow::Result<SourceSpec> {
+    let mut merged: Option<SourceSpec> = None;
+    for path in paths {
+        let next = match SourceSpec::from_path(path)? {
+            SourceSpec::Jsonl { paths, .. } => SourceSpec::Jsonl { paths, field: field.to_owned() },
+            other => other,
+        };
+        merged = Some(match (merged, next) {
+            (None, next) => next,
+            (Some(SourceSpec::Text { paths: first }), SourceSpec::Text { paths }) => {
+                SourceSpec::Text { paths: [first, paths].concat() }
+            }
+            (Some(SourceSpec::Jsonl { paths: first, field }), SourceSpec::Jsonl { paths, .. }) => {
+                SourceSpec::Jsonl { paths: [first, paths].concat(), field }
+            }
+            _ => {
+                let message = format!("data.paths: {} is of another kind than those before it; give all text, or all JSON lines", path.display());
+                return Err(UserError::new(message).into());
+            }
+        });
+    }
+    merged.ok_or_else(|| UserError::new("data.paths = []: data.source = \"path\" needs at least one file or folder").into())
+}
+
+/// The store's directory, absolute: workers may be started elsewhere.
+fn store_path(store: &Store) -> anyhow::Result<PathBuf> {
+    let directory = store.directory();
+    fs::canonicalize(directory).with_context(|| format!("cannot resolve {}", directory.display()))
+}
+
+/// Where token stores are kept: the user's cache, so that every suite on one text shares them; where there is none, the
+/// folder of the suites.
+fn cache_directory(suite: &Path) -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = if cfg!(windows) {
+        variable("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        variable("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        variable("HOME").map(|home| home.join(".cache"))
+    };
+    let user = variable("XDG_CACHE_HOME").or(home).map(|cache| cache.join("relora"));
+    user.unwrap_or_else(|| files::parent(suite).join(".relora-cache")).join("stores")
+}
+
+/// Shows how far the token store is: a bar on a terminal, a line per stage elsewhere. A store found ready shows nothing.
+#[derive(Default)]
+struct Preparation {
+    stage: Option<&'static str>,
+    bar: Option<ProgressBar>,
+}
+
+impl Preparation {
+    fn show(&mut self, progress: &datasets::Progress) {
+        if self.stage != Some(progress.stage) {
+            self.stage = Some(progress.stage);
+            if io::stderr().is_terminal() {
+                let bar = self.bar.get_or_insert_with(ProgressBar::no_length);
+                let template = "{msg} {wide_bar} {bytes}/{total_bytes} {eta}";
+                bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.set_message(progress.stage);
+            } else {
+                eprintln!("text: {}", progress.stage);
+            }
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(progress.total.unwrap_or(progress.done));
+            bar.set_position(progress.done);
+        }
+    }
+
+    fn finish(&self, store: &Store) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let bad = store.bad_lines();
+        if self.stage.is_some() && bad.bad > 0 {
+            let first = bad.first.first().map_or_else(String::new, |line| format!("; the first: {line}"));
+            eprintln!("warning: {} of {} lines could not be used{first}", bad.bad, bad.lines);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_names_a_method_a_size_both_or_a_cell() {
+        for filter in ["relora", "mini", "mini-relora", "mini-relora-seed2", "mini-*", "*-seed2", "*"] {
+            assert!(selects(filter, "mini", "relora", 2), "{filter}");
+        }
+        for filter in ["relora-no-restart", "min", "mini-relora-seed", "mini-relora-seed22", ""] {
+            assert!(!selects(filter, "mini", "relora", 2), "{filter}");
+        }
+    }
+}

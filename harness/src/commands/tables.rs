@@ -1,0 +1,115 @@
+//! `relora tables`: the tables of a suite, made again from its run directories.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use results::frame::{self, Description, Runs};
+use results::render;
+
+use super::{print, print_json, suite_directory};
+use crate::cli::TablesOptions;
+use crate::exit::{Exit, UserError};
+use crate::files;
+use crate::lease;
+use crate::matrix::Cell;
+use crate::plan::Plan;
+
+/// Rebuilds the files and prints the tables, or what their columns mean.
+///
+/// # Errors
+/// A suite that is not there or cannot be read, an unknown table, a folder that cannot be written to.
+pub fn run(options: TablesOptions) -> anyhow::Result<Exit> {
+    if let Some(table) = &options.table {
+        check_name(table)?;
+    }
+    if options.describe {
+        describe(options.table.as_deref(), options.json)?;
+        return Ok(Exit::Success);
+    }
+    let suite = suite_directory(options.read.suite.as_deref())?;
+    let runs = runs(&suite)?;
+    let folder = write(&runs, &suite)?;
+    match &options.table {
+        Some(table) => show_one(&runs, table, options.json, &folder)?,
+        None => show(&runs, options.json)?,
+    }
+    Ok(Exit::Success)
+}
+
+/// The runs of a suite as they stand, those that have not begun included.
+///
+/// # Errors
+/// A plan or a run directory that cannot be read.
+pub(super) fn runs(suite: &Path) -> anyhow::Result<Runs> {
+    let plan = Plan::read(suite)?;
+    // A lease that cannot be read is not held by anyone that we could name.
+    let live = |lease: &Path| lease.parent().is_some_and(|run| lease::holder(run).ok().flatten().is_some());
+    let runs = frame::read_with(suite, &live)?;
+    Ok(runs.with_planned(plan.cells.iter().map(Cell::row).collect()))
+}
+
+/// Writes every table into the suite's folder `tables`, and returns that folder.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn write(runs: &Runs, suite: &Path) -> anyhow::Result<PathBuf> {
+    let folder = suite.join("tables");
+    render::write_all(runs, &folder).with_context(|| format!("cannot write the tables of {}", suite.display()))?;
+    Ok(folder)
+}
+
+/// Prints all tables.
+///
+/// # Errors
+/// Whatever standard output says.
+pub(super) fn show(runs: &Runs, json: bool) -> anyhow::Result<()> {
+    if !json {
+        return print(&render::markdown(runs));
+    }
+    let tables = runs.frames().into_iter().map(|(name, frame)| (name.to_owned(), render::json(&frame)));
+    print_json(&tables.collect::<serde_json::Map<_, _>>())
+}
+
+/// Prints one table: its rows as JSON, or its CSV file.
+fn show_one(runs: &Runs, table: &str, json: bool, folder: &Path) -> anyhow::Result<()> {
+    if !json {
+        return print(&files::read_to_string(&folder.join(format!("{table}.csv")))?);
+    }
+    let frame = runs.frames().into_iter().find(|(name, _)| *name == table);
+    frame.map_or(Ok(()), |(_, frame)| print_json(&render::json(&frame)))
+}
+
+/// Prints what every column means.
+fn describe(table: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let mut columns = frame::describe();
+    columns.retain(|column| table.is_none_or(|table| table == column.table));
+    if json {
+        let objects = columns.iter().map(|column| {
+            let Description { table, column, meaning, unit } = column;
+            serde_json::json!({ "table": table, "column": column, "meaning": meaning, "unit": unit })
+        });
+        return print_json(&objects.collect::<Vec<_>>());
+    }
+    let width = columns.iter().map(|column| column.column.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut current = "";
+    for Description { table, column, meaning, unit } in &columns {
+        if *table != current {
+            text += &format!("\n{table}\n");
+            current = table;
+        }
+        let unit = if unit.is_empty() || *unit == "1" { String::new() } else { format!(" ({unit})") };
+        text += &format!("  {column:<width$}  {meaning}{unit}\n");
+    }
+    print(text.trim_start())
+}
+
+/// Names of all tables, which those of no runs tell.
+fn names() -> Vec<&'static str> {
+    Runs::default().frames().into_iter().map(|(name, _)| name).collect()
+}
+
+fn check_name(table: &str) -> Result<(), UserError> {
+    let names = names();
+    if names.contains(&table) { Ok(()) } else { Err(UserError::unknown("table", table, names)) }
+}
