@@ -24,6 +24,7 @@ use crate::files::{self, failed_to};
 use crate::lease::Lease;
 use crate::matrix::Cell;
 use crate::plan::differences;
+use crate::progress::warn;
 use crate::run::{Outcome, Progress};
 use crate::stop::{self, Reason};
 
@@ -243,7 +244,7 @@ impl Journal {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error) if error.is::<UserError>() => return Err(error),
                 Err(error) => {
-                    eprintln!("warning: {}; going on from an earlier step", one_line(&error));
+                    warn(&format!("warning: {}; going on from an earlier step", one_line(&error)));
                     self.guarded(|| checkpoint::set_aside(&directory))?;
                 }
             }
@@ -266,7 +267,7 @@ impl Journal {
         match open_with_records(&checkpoint, &directory) {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(error) => {
-                eprintln!("warning: {}; training the warm start anew", one_line(&error));
+                warn(&format!("warning: {}; training the warm start anew", one_line(&error)));
                 Ok(None)
             }
         }
@@ -957,6 +958,34 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(directory.join(METRICS)).expect("open");
         file.write_all(b"{\"type\":\"st").expect("written");
         assert_eq!(newest_record(&directory).expect("readable"), Some(stop));
+    }
+
+    /// Not a test by itself: the other process of the next test, which runs this test binary again, since a panic spoils
+    /// a whole process.
+    #[test]
+    fn panicking_process() {
+        let Some(suite) = std::env::var_os("RELORA_TEST_PANIC_DIRECTORY") else { return };
+        let mut journal = resume(Path::new(&suite), &cell("full")).0;
+        train(&mut journal, 1..=2).expect("written");
+        stop::poison_on_panic();
+        let caught = std::thread::Builder::new().name("device".into()).spawn(|| panic!("out of\nmemory")).expect("started").join();
+        assert!(caught.is_err());
+        let line = train(&mut journal, 3..=3).expect_err("refused").to_string();
+        assert!(line.starts_with("panic in thread device at ") && line.ends_with(": out of memory"), "{line}");
+        assert_eq!(journal.checkpoint(at(3), &Pretend::new(1), false).expect_err("refused").to_string(), line);
+        journal.fail(&line).expect("only the failure is written");
+    }
+
+    #[test]
+    fn a_process_in_which_any_thread_has_panicked_writes_no_record_and_no_checkpoint() {
+        let suite = suite();
+        let mut other = std::process::Command::new(std::env::current_exe().expect("test binary"));
+        other.args(["journal::tests::panicking_process", "--exact"]).env("RELORA_TEST_PANIC_DIRECTORY", suite.path());
+        let output = other.output().expect("started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let cell = cell("full");
+        assert_eq!(records(suite.path(), &cell), [("step", 1), ("step", 2)]);
+        assert!(checkpoint::steps(&checkpoint::folder(&suite.path().join(cell.directory()))).expect("listed").is_empty());
     }
 
     /// A file system of 256 KiB in memory, unmounted at the end; none where we may not mount.

@@ -11,6 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use results::record::{Record, RunResult, StepRecord};
 
+/// Says something on standard error that stops nothing, whether or not anyone still listens there.
+pub fn warn(text: &str) {
+    // `eprintln!` would panic where a supervisor has gone away, and a panic spoils the run.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Elsewhere than on a terminal, a running cell says how far it is at most this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 

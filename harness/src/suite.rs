@@ -20,7 +20,7 @@ use crate::files::{self, failed_to};
 use crate::journal;
 use crate::lease::{self, Claim, Lease};
 use crate::plan::{Budget, Plan};
-use crate::progress::{Display, Shown};
+use crate::progress::{Display, Shown, warn};
 use crate::stop::{BUDGET_LINE, Reason, Stop};
 
 /// How long the supervisor sleeps when nothing happens.
@@ -33,8 +33,8 @@ const LOOK_ELSEWHERE: Duration = Duration::from_secs(1);
 /// measurement, so a suite that takes a fifth longer is no accident of that measurement any more.
 const GUARD: f64 = 1.2;
 
-/// Times that a cell is started again because its worker lost the lease and nobody else has it.
-const RESTARTS_PER_CELL: u32 = 3;
+/// Workers that a cell may use up by losing the lease while nobody else has it.
+const MOST_LOST_LEASES: u32 = 3;
 
 /// How a suite ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ struct Supervisor<'a> {
     stop: &'a Stop,
     display: Display,
     states: Vec<State>,
-    restarts: Vec<u32>,
+    lost_leases: Vec<u32>,
     sender: Sender<Line>,
     lines: Receiver<Line>,
     told: Option<Reason>,
@@ -137,9 +137,9 @@ impl<'a> Supervisor<'a> {
             states.push(if journal::result(&run_directory)?.is_some() { State::Done } else { State::Waiting });
         }
         let (sender, lines) = mpsc::channel();
-        let restarts = vec![0; plan.cells.len()];
+        let lost_leases = vec![0; plan.cells.len()];
         let looked_elsewhere = Instant::now();
-        Ok(Supervisor { directory, plan, program, stop, display, states, restarts, sender, lines, told: None, looked_elsewhere })
+        Ok(Supervisor { directory, plan, program, stop, display, states, lost_leases, sender, lines, told: None, looked_elsewhere })
     }
 
     fn run(mut self) -> Result<SuiteOutcome> {
@@ -359,9 +359,9 @@ impl<'a> Supervisor<'a> {
                 self.display.stopped(index, &format!("stopped: {} at step {}", stop.reason, stop.step));
                 return Ok(());
             }
-            if self.restarts[index] < RESTARTS_PER_CELL {
+            if self.lost_leases[index] < MOST_LOST_LEASES {
                 // Its lease was lost, or held for a moment; it waits for its turn again.
-                self.restarts[index] += 1;
+                self.lost_leases[index] += 1;
                 return Ok(());
             }
         }
@@ -434,7 +434,7 @@ fn leave_failure(run_directory: &Path, stop: &Stop, error: &str) {
         && let Ok(Claim::Taken(lease)) = Lease::claim(run_directory, stop)
     {
         let recorded = journal::record_failure(run_directory, &lease, error);
-        drop(recorded.inspect_err(|error| eprintln!("warning: {}", one_line(error))));
+        drop(recorded.inspect_err(|error| warn(&format!("warning: {}", one_line(error)))));
     }
 }
 

@@ -16,6 +16,7 @@ use crate::journal::{self, Journal};
 use crate::lease::{Claim, Lease, LostLease};
 use crate::matrix::Cell;
 use crate::plan::Plan;
+use crate::progress::warn;
 use crate::run::{self, Data, Outcome};
 use crate::settings::Documents;
 use crate::stop::{self, Reason, Stop};
@@ -45,7 +46,7 @@ pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
     let lease = match Lease::claim(directory, &stop)? {
         Claim::Taken(lease) => lease,
         Claim::Held(holder) => {
-            eprintln!("{} is worked on by process {} on {}", directory.display(), holder.pid, holder.host);
+            warn(&format!("{} is worked on by process {} on {}", directory.display(), holder.pid, holder.host));
             return Ok(Exit::Stopped);
         }
     };
@@ -59,13 +60,14 @@ pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
     match ended {
         Ok(Outcome::Complete | Outcome::Diverged { .. }) => Ok(Exit::Success),
         Ok(Outcome::Stopped(_)) => Ok(Exit::Stopped),
-        Err(error) if stop.reason() == Some(Reason::LostLease) || error.is::<LostLease>() => {
-            eprintln!("{}: another process has taken the run over", directory.display());
-            Ok(Exit::Stopped)
-        }
         Err(error) => {
             // On a full disk this fails too; the exit code and the message remain.
-            let _ = journal.fail(&one_line(&error));
+            let recorded = journal.fail(&one_line(&error));
+            if stop.reason() == Some(Reason::LostLease) || recorded.is_err_and(|error| error.is::<LostLease>()) {
+                // Whatever went wrong then went wrong because two worked here.
+                warn(&format!("{}: another process has taken the run over", directory.display()));
+                return Ok(Exit::Stopped);
+            }
             Err(error)
         }
     }
