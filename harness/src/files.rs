@@ -5,8 +5,10 @@
 //! runs/x/result.json: No space left on device (os error 28)`.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,17 +114,39 @@ pub fn to_json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// [`FileError`] with the path of the file (not of the one written beside it). The old file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let directory = parent(path);
+    let (partial, file) = write_beside(path, bytes)?;
+    let renamed = file.sync_all().and_then(|()| fs::rename(&partial, path)).map_err(failed_to("write", path));
+    if renamed.is_err() {
+        // The first error is the one to report.
+        let _ = remove(&partial);
+    }
+    renamed?;
+    Ok(sync_directory(parent(path))?)
+}
+
+/// Writes a new file beside `path`, under a name of [`partial_name`], and leaves it open.
+///
+/// # Errors
+/// [`FileError`] with `path`; then nothing is left beside it.
+pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<(PathBuf, File), FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let (prefix, mut builder) = (format!(".{name}."), tempfile::Builder::new());
-    builder.prefix(&prefix).suffix(PARTIAL);
-    // A temporary file is its owner's alone; this one is to be as readable as the user's mask lets any file be.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(directory).map_err(failed_to("write", path))?;
-    temporary.write_all(bytes).and_then(|()| temporary.as_file().sync_all()).map_err(failed_to("write", path))?;
-    temporary.persist(path).map_err(|error| failed_to("write", path)(error.error))?;
-    Ok(sync_directory(directory)?)
+    let partial = parent(path).join(partial_name(&name, &unique_token()));
+    let mut file = File::create_new(&partial).map_err(failed_to("write", path))?;
+    match file.write_all(bytes) {
+        Ok(()) => Ok((partial, file)),
+        Err(error) => {
+            let _ = remove(&partial);
+            Err(failed_to("write", path)(error))
+        }
+    }
+}
+
+/// 128 bits in hexadecimal that nobody else has: the standard library's hash keys come from the operating system's random
+/// source, and no two calls get the same.
+#[must_use]
+pub fn unique_token() -> String {
+    let drawn = || RandomState::new().hash_one((std::process::id(), SystemTime::now()));
+    format!("{:016x}{:016x}", drawn(), drawn())
 }
 
 /// The directory that a path lies in (`.` for a bare name).
@@ -155,7 +179,7 @@ pub fn create_directory(directory: &Path) -> Result<(), FileError> {
     sync_directory(parent(directory))
 }
 
-/// Name under which something is built beside `name` until it is whole. `token` tells the processes apart.
+/// Name under which something is built beside `name` until it is whole. `token` tells writers apart.
 #[must_use]
 pub fn partial_name(name: &str, token: &str) -> String {
     format!(".{name}.{token}{PARTIAL}")

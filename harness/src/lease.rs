@@ -10,7 +10,6 @@
 //! comparison of tokens: then only a takeover leaves a moment in which two could write.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -93,7 +92,7 @@ impl Lease {
             return Ok(Claim::Held(holder));
         }
         files::remove(&directory.join(LEASE))?;
-        let holder = Holder { token: token(), host: host(), pid: std::process::id(), started: started(std::process::id()) };
+        let holder = Holder { token: files::unique_token(), host: host(), pid: std::process::id(), started: started(std::process::id()) };
         let Some(file) = create(directory, &holder)? else {
             // Only without locks: another claimer was quicker.
             let (winner, _) = read(directory)?.with_context(|| format!("cannot claim {}", directory.display()))?;
@@ -198,15 +197,15 @@ fn still_ours(directory: &Path, token: &str) -> Result<bool, FileError> {
 /// Creates `lease.json` with its content at once; none where one is there. The file stays open for the heartbeat.
 fn create(directory: &Path, holder: &Holder) -> anyhow::Result<Option<File>> {
     let path = directory.join(LEASE);
-    let text = serde_json::to_vec(holder)?;
-    let temporary = tempfile::Builder::new().prefix(".lease.").suffix(".partial").tempfile_in(directory);
-    let mut temporary = temporary.map_err(failed_to("write", &path))?;
-    temporary.write_all(&text).map_err(failed_to("write", &path))?;
-    match temporary.persist_noclobber(&path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-        Err(error) => Err(failed_to("write", &path)(error.error).into()),
-    }
+    let (partial, file) = files::write_beside(&path, &serde_json::to_vec(holder)?)?;
+    // A link never replaces what is there, unlike renaming. Where there are no links, the lock alone must do.
+    let placed = match fs::hard_link(&partial, &path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(_) => fs::rename(&partial, &path).map(|()| true),
+        Ok(()) => Ok(true),
+    };
+    files::remove(&partial)?;
+    Ok(placed.map_err(failed_to("write", &path))?.then_some(file))
 }
 
 /// Starts the thread that renews the lease and notices its loss. It writes to the file that it created, so it can never
@@ -289,12 +288,6 @@ fn host() -> String {
     let file = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = file.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
     name.map_or_else(|| "unknown".into(), |name| name.trim().to_owned())
-}
-
-/// 128 bits that no other claim has: the standard library's hash keys come from the operating system's random source.
-fn token() -> String {
-    let drawn = || RandomState::new().hash_one((std::process::id(), SystemTime::now()));
-    format!("{:016x}{:016x}", drawn(), drawn())
 }
 
 #[cfg(test)]
