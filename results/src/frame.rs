@@ -1,0 +1,235 @@
+//! The runs of a suite, and one function for each table that is made of them.
+//!
+//! [`read`] reads a suite's directory, [`Runs::with_planned`] adds the runs that have not begun, and the functions of [`Runs`]
+//! return polars frames whose rows and columns have a stable order: sizes by parameters, methods as planned, seeds ascending.
+//! A run is never left out: one that diverged, failed, stopped or waits is a row, and a mean says how many seeds it lacks.
+
+mod columns;
+mod read;
+mod tables;
+
+pub use columns::{Description, VOLATILE_COLUMNS, describe};
+pub use read::{FrameError, read, read_with};
+
+use crate::record::{Record, RowKeys, RunResult, Session, Status, StepRecord};
+use std::collections::BTreeMap;
+
+/// One run as its directory tells it, or as it is planned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The keys under which it appears.
+    pub row: RowKeys,
+    /// How it stands.
+    pub status: Status,
+    /// Why it failed; present exactly where the status is [`Status::Failed`] and the worker could say so.
+    pub error: Option<String>,
+    /// The processes that worked on it.
+    pub sessions: Vec<Session>,
+    /// Its records, in their order in the file.
+    pub records: Vec<Record>,
+    /// Its final figures, once it has ended.
+    pub result: Option<RunResult>,
+}
+
+/// All runs of a suite, in the order of the tables.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Runs {
+    runs: Vec<Run>,
+    /// Order of the methods; a method that is not named comes after those that are.
+    methods: Vec<String>,
+    /// Directories, by name, of runs that were claimed or failed before they had a manifest.
+    unopened: BTreeMap<String, Unopened>,
+}
+
+/// A run of which only the name of its directory is known.
+#[derive(Clone, Debug, PartialEq)]
+struct Unopened {
+    status: Status,
+    error: Option<String>,
+}
+
+impl Run {
+    /// A run that has not begun.
+    fn planned(row: RowKeys) -> Run {
+        Run {
+            row,
+            status: Status::Pending,
+            error: None,
+            sessions: Vec::new(),
+            records: Vec::new(),
+            result: None,
+        }
+    }
+
+    /// The final figures of a run that ran to its end: what means over seeds are made of.
+    #[must_use]
+    pub fn complete(&self) -> Option<&RunResult> {
+        self.result
+            .as_ref()
+            .filter(|result| result.status == Status::Complete)
+    }
+
+    /// Mean validation loss, nats per target: the final one, or the last evaluation of a run that has not ended. None for a
+    /// run that diverged: an evaluation from before says nothing about it.
+    #[must_use]
+    pub fn validation_loss(&self) -> Option<f64> {
+        match &self.result {
+            Some(result) => result
+                .validation_loss
+                .filter(|_| result.status == Status::Complete),
+            None => self.records.iter().rev().find_map(|record| match record {
+                Record::Evaluation(evaluation) => Some(evaluation.validation_loss),
+                _ => None,
+            })?,
+        }
+    }
+
+    /// Update steps done.
+    #[must_use]
+    pub fn update_steps(&self) -> u64 {
+        let from_records = || self.records.iter().map(step_of).max().unwrap_or(0);
+        self.result
+            .as_ref()
+            .map_or_else(from_records, |result| result.update_steps)
+    }
+
+    /// Targets trained on so far.
+    #[must_use]
+    pub fn tokens_seen(&self) -> u64 {
+        let from_records = || {
+            let seen = self.records.iter().map(|record| match record {
+                Record::Step(step) => step.tokens_seen,
+                Record::Evaluation(evaluation) => evaluation.tokens_seen,
+                Record::Restart(_) | Record::Reset(_) | Record::Stop(_) => 0,
+            });
+            seen.max().unwrap_or(0)
+        };
+        self.result
+            .as_ref()
+            .map_or_else(from_records, |result| result.tokens_seen)
+    }
+
+    /// The last logged training step.
+    fn last_step(&self) -> Option<&StepRecord> {
+        self.records.iter().rev().find_map(|record| match record {
+            Record::Step(step) => Some(step),
+            _ => None,
+        })
+    }
+}
+
+fn step_of(record: &Record) -> u64 {
+    match record {
+        Record::Step(record) => record.step,
+        Record::Evaluation(record) => record.step,
+        Record::Restart(record) => record.step,
+        Record::Reset(record) => record.step,
+        Record::Stop(record) => record.step,
+    }
+}
+
+impl Runs {
+    fn new(runs: Vec<Run>, unopened: BTreeMap<String, Unopened>) -> Runs {
+        let mut methods: Vec<String> = Vec::new();
+        for run in &runs {
+            if !methods.contains(&run.row.method) {
+                methods.push(run.row.method.clone());
+            }
+        }
+        let mut runs = Runs {
+            runs,
+            methods,
+            unopened,
+        };
+        runs.sort();
+        runs
+    }
+
+    /// Adds the planned runs that have no directory yet, as `pending` (or as failed or running, where a worker got no further
+    /// than that), and takes the order of the methods from the plan. Runs that are not in the plan stay.
+    #[must_use]
+    pub fn with_planned(mut self, rows: Vec<RowKeys>) -> Runs {
+        let mut methods: Vec<String> = Vec::new();
+        for method in rows.iter().map(|row| &row.method).chain(&self.methods) {
+            if !methods.contains(method) {
+                methods.push(method.clone());
+            }
+        }
+        self.methods = methods;
+        for row in rows {
+            let same = |run: &Run| {
+                run.row.size == row.size && run.row.method == row.method && run.row.seed == row.seed
+            };
+            if self.runs.iter().any(same) {
+                continue;
+            }
+            let directory = format!("{}-{}-seed{}", row.size, row.method, row.seed);
+            let mut run = Run::planned(row);
+            if let Some(unopened) = self.unopened.get(&directory) {
+                run.status = unopened.status;
+                run.error.clone_from(&unopened.error);
+            }
+            self.runs.push(run);
+        }
+        self.sort();
+        self
+    }
+
+    /// Every run, in the order of the tables.
+    pub fn iter(&self) -> std::slice::Iter<'_, Run> {
+        self.runs.iter()
+    }
+
+    /// How many runs stand at each status, in the order in which a reader wants them; statuses without runs are left out.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(Status, usize)> {
+        const ORDER: [Status; 7] = [
+            Status::Complete,
+            Status::Diverged,
+            Status::Failed,
+            Status::StoppedBudget,
+            Status::StoppedInterrupted,
+            Status::Running,
+            Status::Pending,
+        ];
+        let count = |status| self.runs.iter().filter(|run| run.status == status).count();
+        ORDER
+            .into_iter()
+            .map(|status| (status, count(status)))
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+
+    /// Sizes by the parameters of their smallest method, then by name; methods as planned; seeds ascending.
+    fn sort(&mut self) {
+        let mut smallest: BTreeMap<String, u64> = BTreeMap::new();
+        for run in &self.runs {
+            let parameters = smallest.entry(run.row.size.clone()).or_insert(u64::MAX);
+            *parameters = (*parameters).min(run.row.total_parameters);
+        }
+        let rank: BTreeMap<&str, usize> = self
+            .methods
+            .iter()
+            .enumerate()
+            .map(|(rank, method)| (method.as_str(), rank))
+            .collect();
+        self.runs.sort_by_cached_key(|run| {
+            let row = &run.row;
+            (
+                smallest.get(&row.size).copied(),
+                row.size.clone(),
+                rank.get(row.method.as_str()).copied(),
+                row.seed,
+            )
+        });
+    }
+}
+
+impl<'a> IntoIterator for &'a Runs {
+    type Item = &'a Run;
+    type IntoIter = std::slice::Iter<'a, Run>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -1,0 +1,552 @@
+//! What every column means, and which columns hold time or memory.
+
+use super::Runs;
+
+/// Columns of time and memory: all that may differ between two runs of the same thing on the same machine. Tables are equal
+/// byte for byte once these are left out.
+pub const VOLATILE_COLUMNS: &[&str] = &[
+    "tokens_per_second",
+    "tokens_per_second_standard_error",
+    "tokens_per_second_low",
+    "tokens_per_second_high",
+    "tokens_per_second_ratio",
+    "tokens_per_second_ratio_low",
+    "tokens_per_second_ratio_high",
+    "training_seconds",
+    "training_seconds_standard_error",
+    "training_seconds_low",
+    "training_seconds_high",
+    "evaluation_seconds",
+    "wall_seconds",
+    "wall_seconds_standard_error",
+    "wall_seconds_low",
+    "wall_seconds_high",
+    "wall_seconds_ratio",
+    "wall_seconds_ratio_low",
+    "wall_seconds_ratio_high",
+    "peak_memory_bytes",
+    "peak_memory_bytes_standard_error",
+    "peak_memory_bytes_low",
+    "peak_memory_bytes_high",
+    "peak_memory_ratio",
+    "peak_memory_ratio_low",
+    "peak_memory_ratio_high",
+];
+
+/// A column of a table, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Name of the table.
+    pub table: &'static str,
+    /// Name of the column.
+    pub column: String,
+    /// What stands in it.
+    pub meaning: String,
+    /// Its unit; empty for names and switches, `1` for counts and ratios.
+    pub unit: &'static str,
+}
+
+/// Every column of every table, in the order of the tables.
+#[must_use]
+pub fn describe() -> Vec<Description> {
+    let mut descriptions = Vec::new();
+    for (table, frame) in Runs::default().frames() {
+        for column in frame.get_column_names() {
+            let (meaning, unit) = explain(table, column)
+                .expect("every column has an entry: a test looks each of them up");
+            descriptions.push(Description {
+                table,
+                column: column.to_string(),
+                meaning,
+                unit,
+            });
+        }
+    }
+    descriptions
+}
+
+/// What the last part of a column's name says about the estimate before it.
+const ESTIMATE_PARTS: &[(&str, &str)] = &[
+    (
+        "_standard_error",
+        "standard error: sample standard deviation over the root of the number of seeds; absent for one seed",
+    ),
+    (
+        "_low",
+        "lower end of the Student-t interval; absent for one seed",
+    ),
+    (
+        "_high",
+        "upper end of the Student-t interval; absent for one seed",
+    ),
+];
+
+fn explain(table: &str, column: &str) -> Option<(String, &'static str)> {
+    let entry = |name: &str| {
+        let find = |table: &str| {
+            COLUMNS
+                .iter()
+                .find(|(of_table, of_name, ..)| *of_table == table && *of_name == name)
+        };
+        find(table).or_else(|| find(""))
+    };
+    if let Some((_, _, meaning, unit)) = entry(column) {
+        return Some(((*meaning).to_owned(), unit));
+    }
+    ESTIMATE_PARTS.iter().find_map(|(part, explanation)| {
+        let (_, name, _, unit) = entry(column.strip_suffix(part)?)?;
+        Some((format!("`{name}`: {explanation}"), *unit))
+    })
+}
+
+/// Table (empty: in every table that has the column), column, meaning, unit.
+const COLUMNS: &[(&str, &str, &str, &str)] = &[
+    ("", "size", "name of the LLaMA shape", ""),
+    ("", "method", "name of the method in the profile", ""),
+    ("", "preset", "preset that the method was derived from", ""),
+    (
+        "",
+        "seed",
+        "seed of the initial weights, of the order of the data and of every other draw",
+        "",
+    ),
+    ("", "dialect", "named set of recipe switches", ""),
+    ("", "low_rank", "whether low-rank factors are trained", ""),
+    (
+        "",
+        "rank",
+        "rank of the factors; absent for full-rank methods",
+        "1",
+    ),
+    (
+        "",
+        "restarts",
+        "whether the factors are merged into the weight and drawn anew",
+        "",
+    ),
+    (
+        "",
+        "optimizer_reset",
+        "whether the Adam moments of the factors are reset",
+        "",
+    ),
+    (
+        "",
+        "jagged",
+        "whether the learning rate drops to zero at each restart",
+        "",
+    ),
+    (
+        "",
+        "rewarmup",
+        "whether the learning rate climbs back over several steps after a restart",
+        "",
+    ),
+    ("", "warm_start", "whether full-rank steps come first", ""),
+    (
+        "",
+        "learning_rate",
+        "peak learning rate of the method's own stage",
+        "1",
+    ),
+    (
+        "curves",
+        "learning_rate",
+        "learning rate of this update; absent for evaluations",
+        "1",
+    ),
+    ("", "device", "kind of device: cpu or cuda", ""),
+    (
+        "",
+        "precision",
+        "precision of weights and optimizer state",
+        "",
+    ),
+    (
+        "runs",
+        "status",
+        "complete, diverged, failed, stopped: budget, stopped: interrupted, running or pending",
+        "",
+    ),
+    (
+        "",
+        "status",
+        "complete, or what became of the seeds that are not, with how many of all they are",
+        "",
+    ),
+    ("", "error", "why the run failed, one line", ""),
+    (
+        "",
+        "planned_steps",
+        "update steps planned, warm start included",
+        "update steps",
+    ),
+    (
+        "",
+        "update_steps",
+        "update steps done, warm start included",
+        "update steps",
+    ),
+    (
+        "",
+        "diverged_at_step",
+        "first update step whose loss or gradient was not finite",
+        "update steps",
+    ),
+    ("", "restart_count", "restarts done", "1"),
+    (
+        "",
+        "reset_count",
+        "resets of the optimizer's moments done",
+        "1",
+    ),
+    (
+        "runs",
+        "tokens_seen",
+        "training targets that carried a loss, warm start included",
+        "tokens",
+    ),
+    (
+        "perplexity",
+        "tokens_seen",
+        "training targets of each complete seed, warm start included; absent where seeds differ",
+        "tokens",
+    ),
+    (
+        "curves",
+        "tokens_seen",
+        "training targets so far, warm start included",
+        "tokens",
+    ),
+    (
+        "runs",
+        "validation_loss",
+        "mean over all validation targets, each once: at the end, or at the last evaluation of an unfinished run; absent for a diverged one",
+        "nats per token",
+    ),
+    (
+        "",
+        "validation_loss",
+        "mean over the complete seeds of the validation loss at the end",
+        "nats per token",
+    ),
+    ("runs", "perplexity", "exp(validation_loss)", "1"),
+    (
+        "perplexity",
+        "perplexity",
+        "exp of the mean validation loss; its interval is exp of the interval of the loss",
+        "1",
+    ),
+    (
+        "",
+        "bits_per_byte",
+        "validation loss per UTF-8 byte of text; absent until the run has ended",
+        "bits per byte",
+    ),
+    (
+        "",
+        "validation_targets",
+        "validation targets that the loss is a mean over",
+        "tokens",
+    ),
+    (
+        "",
+        "training_loss",
+        "mean training loss of the last logged step",
+        "nats per token",
+    ),
+    (
+        "",
+        "seeds_planned",
+        "seeds of this method and size, whatever their status",
+        "1",
+    ),
+    (
+        "",
+        "seeds_complete",
+        "seeds that ran to their end: what the means of this row are over",
+        "1",
+    ),
+    (
+        "",
+        "seeds_diverged",
+        "seeds whose loss or gradient was no longer finite",
+        "1",
+    ),
+    (
+        "",
+        "seeds_unfinished",
+        "seeds that failed, stopped, run or wait",
+        "1",
+    ),
+    ("", "seeds", "the complete seeds, ascending", ""),
+    (
+        "",
+        "interval_level",
+        "confidence level of the intervals of this row",
+        "1",
+    ),
+    (
+        "",
+        "reference",
+        "method that this row is compared with; absent where the size has none",
+        "",
+    ),
+    (
+        "",
+        "difference",
+        "validation loss minus the reference's, mean over the seeds that both completed; absent for the reference",
+        "nats per token",
+    ),
+    ("", "difference_pairs", "seeds that both completed", "1"),
+    (
+        "",
+        "difference_p",
+        "two-sided p-value of the paired t-test; absent for one pair",
+        "1",
+    ),
+    (
+        "",
+        "difference_p_adjusted",
+        "the p-value after Holm's correction over all methods of the size",
+        "1",
+    ),
+    (
+        "",
+        "verdict",
+        "better or worse than the reference where difference_p_adjusted < 0.05, else unresolved",
+        "",
+    ),
+    (
+        "",
+        "published_perplexity",
+        "perplexity printed in the paper for this size and method, on its own data; not ours",
+        "1",
+    ),
+    (
+        "",
+        "published_status",
+        "complete or diverged, as the paper reports it",
+        "",
+    ),
+    (
+        "",
+        "published_tokens",
+        "training tokens that the paper states",
+        "tokens",
+    ),
+    ("", "published_source", "paper and table", ""),
+    (
+        "",
+        "published_certainty",
+        "how surely the published figure is known",
+        "",
+    ),
+    (
+        "runs",
+        "tokens_per_second",
+        "training targets per second of training",
+        "tokens per second",
+    ),
+    (
+        "curves",
+        "tokens_per_second",
+        "training targets per second since the last logged step; absent for evaluations",
+        "tokens per second",
+    ),
+    (
+        "",
+        "tokens_per_second",
+        "mean over the complete seeds of the training targets per second of training",
+        "tokens per second",
+    ),
+    (
+        "",
+        "tokens_per_second_ratio",
+        "geometric mean of the ratios to the reference over common seeds; absent for the reference",
+        "1",
+    ),
+    (
+        "runs",
+        "training_seconds",
+        "seconds of training, a warm start that was handed on included",
+        "seconds",
+    ),
+    (
+        "curves",
+        "training_seconds",
+        "seconds of training so far; absent for evaluations",
+        "seconds",
+    ),
+    (
+        "",
+        "training_seconds",
+        "mean over the complete seeds of the seconds of training, a warm start that was handed on included",
+        "seconds",
+    ),
+    ("", "evaluation_seconds", "seconds of evaluation", "seconds"),
+    (
+        "runs",
+        "wall_seconds",
+        "seconds of the whole run over all its processes, a warm start that was handed on included",
+        "seconds",
+    ),
+    (
+        "",
+        "wall_seconds",
+        "mean over the complete seeds of the seconds of the whole run, a warm start that was handed on included",
+        "seconds",
+    ),
+    (
+        "",
+        "wall_seconds_ratio",
+        "geometric mean of the ratios to the reference over common seeds; absent for the reference",
+        "1",
+    ),
+    (
+        "",
+        "weight_bytes",
+        "bytes of the weights at the end, frozen ones and factors included",
+        "bytes",
+    ),
+    (
+        "",
+        "optimizer_state_bytes",
+        "bytes of the optimizer's state at the end",
+        "bytes",
+    ),
+    (
+        "",
+        "optimizer_state_ratio",
+        "optimizer_state_bytes over that of the reference; absent for the reference",
+        "1",
+    ),
+    (
+        "runs",
+        "peak_memory_bytes",
+        "largest memory of the process (CPU) or the device (CUDA); absent where it cannot be read",
+        "bytes",
+    ),
+    (
+        "",
+        "peak_memory_bytes",
+        "mean over the complete seeds of the largest memory of the process (CPU) or the device (CUDA)",
+        "bytes",
+    ),
+    (
+        "",
+        "peak_memory_ratio",
+        "geometric mean of the ratios to the reference over common seeds; absent for the reference",
+        "1",
+    ),
+    (
+        "",
+        "total_parameters",
+        "parameters held in memory, frozen ones included",
+        "parameters",
+    ),
+    (
+        "",
+        "trainable_parameters",
+        "parameters that the optimizer updates, in the low-rank stage where there is one",
+        "parameters",
+    ),
+    (
+        "",
+        "flops",
+        "training FLOPs of the whole planned run, warm start included",
+        "FLOPs",
+    ),
+    (
+        "curves",
+        "kind",
+        "training (mean over the targets of one update) or validation (mean over the validation set)",
+        "",
+    ),
+    (
+        "events",
+        "kind",
+        "restart (factors merged and drawn anew) or reset (moments of the factors zeroed)",
+        "",
+    ),
+    (
+        "",
+        "step",
+        "update steps done, warm start included",
+        "update steps",
+    ),
+    (
+        "",
+        "loss",
+        "mean loss over the targets; absent where it is not finite",
+        "nats per token",
+    ),
+    (
+        "",
+        "grad_norm",
+        "global L2 norm of the gradient before clipping; absent for evaluations and where it is not finite",
+        "1",
+    ),
+    (
+        "",
+        "moments_total",
+        "moment elements of the factors; absent for restarts",
+        "1",
+    ),
+    (
+        "",
+        "moments_zeroed",
+        "moment elements that are zero after the reset; absent for restarts",
+        "1",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_of_every_table_is_described() {
+        for (table, frame) in Runs::default().frames() {
+            for column in frame.get_column_names() {
+                assert!(
+                    explain(table, column).is_some(),
+                    "{table}.{column} has no description"
+                );
+            }
+        }
+        assert!(
+            describe()
+                .iter()
+                .all(|description| !description.meaning.is_empty())
+        );
+    }
+
+    #[test]
+    fn every_description_belongs_to_a_column() {
+        let frames = Runs::default().frames();
+        for (table, column, ..) in COLUMNS {
+            let used = frames.iter().any(|(name, frame)| {
+                (table.is_empty() || table == name) && frame.column(column).is_ok()
+            });
+            assert!(used, "no table has {table}.{column}");
+        }
+    }
+
+    /// Units of time and memory mark a column whose value the machine decides, except bytes that follow from the shapes.
+    #[test]
+    fn the_volatile_columns_are_those_of_time_and_memory() {
+        for description in describe() {
+            let column = description.column.as_str();
+            let timed = matches!(description.unit, "seconds" | "tokens per second");
+            let measured = column.starts_with("peak_memory")
+                || column.contains("_ratio") && !column.starts_with("optimizer");
+            assert_eq!(
+                VOLATILE_COLUMNS.contains(&column),
+                timed || measured,
+                "{}.{column}",
+                description.table
+            );
+        }
+    }
+}

@@ -1,0 +1,710 @@
+//! The contract tables, one function each. A table over seeds is built of [`Group`]s: the runs of one method at one size.
+
+use super::{Run, Runs};
+use crate::published::{self, Published};
+use crate::record::{Record, RowKeys, RunResult, Status};
+use crate::statistics::{Difference, Estimate, LEVEL, SIGNIFICANCE, holm, mean_interval, paired};
+use polars::prelude::{Column, DataFrame, NamedFrom, Series};
+
+impl Runs {
+    /// Every table with its name, in the order in which they are written.
+    #[must_use]
+    pub fn frames(&self) -> Vec<(&'static str, DataFrame)> {
+        vec![
+            ("runs", self.runs()),
+            ("perplexity", self.perplexity()),
+            ("ablations", self.ablations()),
+            ("throughput", self.throughput()),
+            ("memory", self.memory()),
+            ("curves", self.curves()),
+            ("events", self.events()),
+        ]
+    }
+
+    /// One row for each run, whatever its status.
+    #[must_use]
+    pub fn runs(&self) -> DataFrame {
+        let runs: Vec<&Run> = self.iter().collect();
+        let of_result =
+            |value: fn(&RunResult) -> f64| move |run: &&Run| run.result.as_ref().map(value);
+        let mut columns = keys(&runs, |run| &run.row);
+        columns.extend([
+            column("seed", &runs, |run| run.row.seed),
+            column("dialect", &runs, |run| run.row.dialect.clone()),
+            column("status", &runs, |run| run.status.name()),
+        ]);
+        columns.extend(switches(&runs, |run| &run.row));
+        columns.extend([
+            column("learning_rate", &runs, |run| run.row.learning_rate),
+            column("tokens_seen", &runs, |run| run.tokens_seen()),
+            column("planned_steps", &runs, |run| run.row.planned_steps),
+            column("update_steps", &runs, |run| run.update_steps()),
+            column("validation_loss", &runs, |run| run.validation_loss()),
+            column("perplexity", &runs, |run| {
+                run.validation_loss().map(f64::exp)
+            }),
+            column("bits_per_byte", &runs, |run| bits_per_byte(run)),
+            column("validation_targets", &runs, |run| validation_targets(run)),
+            column("training_loss", &runs, |run| match &run.result {
+                Some(result) => result.training_loss,
+                None => run.last_step().and_then(|step| step.loss),
+            }),
+            column("diverged_at_step", &runs, |run| {
+                run.result
+                    .as_ref()
+                    .and_then(|result| result.diverged_at_step)
+            }),
+            column("restart_count", &runs, |run| {
+                count(
+                    run,
+                    |record| matches!(record, Record::Restart(_)),
+                    |result| result.restarts,
+                )
+            }),
+            column("reset_count", &runs, |run| {
+                count(
+                    run,
+                    |record| matches!(record, Record::Reset(_)),
+                    |result| result.resets,
+                )
+            }),
+            column(
+                "tokens_per_second",
+                &runs,
+                of_result(|result| result.tokens_per_second),
+            ),
+            column(
+                "training_seconds",
+                &runs,
+                of_result(|result| result.training_seconds),
+            ),
+            column(
+                "evaluation_seconds",
+                &runs,
+                of_result(|result| result.evaluation_seconds),
+            ),
+            column(
+                "wall_seconds",
+                &runs,
+                of_result(|result| result.wall_seconds),
+            ),
+            column("peak_memory_bytes", &runs, |run| {
+                run.result
+                    .as_ref()
+                    .and_then(|result| result.peak_memory_bytes)
+            }),
+            column("weight_bytes", &runs, |run| {
+                run.result.as_ref().map(|result| result.weight_bytes)
+            }),
+            column("optimizer_state_bytes", &runs, |run| {
+                run.result
+                    .as_ref()
+                    .map(|result| result.optimizer_state_bytes)
+            }),
+            column("total_parameters", &runs, |run| run.row.total_parameters),
+            column("trainable_parameters", &runs, |run| {
+                run.row.trainable_parameters
+            }),
+            column("flops", &runs, |run| run.row.flops),
+            column("device", &runs, |run| run.row.device.clone()),
+            column("precision", &runs, |run| run.row.precision.clone()),
+            column("error", &runs, |run| run.error.clone()),
+        ]);
+        table(columns)
+    }
+
+    /// One row for each method and size: perplexity over the seeds that ran to their end, and the difference from `full`.
+    #[must_use]
+    pub fn perplexity(&self) -> DataFrame {
+        let rows = self.compared("full");
+        let mut columns = keys(&rows, |row| row.group.row());
+        columns.extend(seeds(&rows, |row| &row.group));
+        columns.push(column("tokens_seen", &rows, |row| row.group.tokens_seen()));
+        columns.extend(estimate("validation_loss", &rows, Compared::loss));
+        columns.extend(interval("perplexity", &rows, |row| {
+            row.loss().map(|loss| loss.map(f64::exp))
+        }));
+        columns.push(column("interval_level", &rows, |_| LEVEL));
+        columns.extend(comparisons(&rows));
+        columns.extend(published_columns(&rows, |row| {
+            published::main_table(row.group.row())
+        }));
+        table(columns)
+    }
+
+    /// One row for each method and size: its switches, its validation loss, and the difference from `relora`.
+    #[must_use]
+    pub fn ablations(&self) -> DataFrame {
+        let rows = self.compared("relora");
+        let mut columns = keys(&rows, |row| row.group.row());
+        columns.extend(switches(&rows, |row| row.group.row()));
+        columns.push(column("learning_rate", &rows, |row| {
+            row.group.row().learning_rate
+        }));
+        columns.extend(seeds(&rows, |row| &row.group));
+        columns.extend(estimate("validation_loss", &rows, Compared::loss));
+        columns.push(column("interval_level", &rows, |_| LEVEL));
+        columns.extend(comparisons(&rows));
+        columns.extend(published_columns(&rows, |row| {
+            published::ablation_table(row.group.row())
+        }));
+        table(columns)
+    }
+
+    /// One row for each method and size: speed and time over the seeds that ran to their end, and the ratio to `full`.
+    #[must_use]
+    pub fn throughput(&self) -> DataFrame {
+        let rows = self.compared("full");
+        let mut columns = keys(&rows, |row| row.group.row());
+        columns.extend(seeds(&rows, |row| &row.group));
+        columns.extend(estimate("tokens_per_second", &rows, |row| {
+            row.group.mean(tokens_per_second)
+        }));
+        columns.extend(interval("tokens_per_second_ratio", &rows, |row| {
+            row.ratio(tokens_per_second)
+        }));
+        columns.extend(estimate("training_seconds", &rows, |row| {
+            row.group.mean(|result| Some(result.training_seconds))
+        }));
+        columns.extend(estimate("wall_seconds", &rows, |row| {
+            row.group.mean(wall_seconds)
+        }));
+        columns.extend(interval("wall_seconds_ratio", &rows, |row| {
+            row.ratio(wall_seconds)
+        }));
+        columns.push(column("flops", &rows, |row| row.group.row().flops));
+        columns.push(column("interval_level", &rows, |_| LEVEL));
+        columns.push(reference(&rows));
+        table(columns)
+    }
+
+    /// One row for each method and size: parameters, bytes by class and the peak, and the ratio to `full`.
+    #[must_use]
+    pub fn memory(&self) -> DataFrame {
+        let rows = self.compared("full");
+        let mut columns = keys(&rows, |row| row.group.row());
+        columns.extend(seeds(&rows, |row| &row.group));
+        columns.extend([
+            column("total_parameters", &rows, |row| {
+                row.group.row().total_parameters
+            }),
+            column("trainable_parameters", &rows, |row| {
+                row.group.row().trainable_parameters
+            }),
+            column("weight_bytes", &rows, |row| {
+                row.group.largest(|result| result.weight_bytes)
+            }),
+            column("optimizer_state_bytes", &rows, |row| {
+                row.group.largest(|result| result.optimizer_state_bytes)
+            }),
+            column("optimizer_state_ratio", &rows, |row| {
+                row.optimizer_state_ratio()
+            }),
+        ]);
+        columns.extend(estimate("peak_memory_bytes", &rows, |row| {
+            row.group.mean(peak_memory_bytes)
+        }));
+        columns.extend(interval("peak_memory_ratio", &rows, |row| {
+            row.ratio(peak_memory_bytes)
+        }));
+        columns.push(column("interval_level", &rows, |_| LEVEL));
+        columns.push(reference(&rows));
+        table(columns)
+    }
+
+    /// Loss against tokens in long form: one row for each logged training step and each evaluation of each run.
+    #[must_use]
+    pub fn curves(&self) -> DataFrame {
+        let points: Vec<Point<'_>> = self
+            .iter()
+            .flat_map(|run| {
+                run.records.iter().filter_map(|record| match record {
+                    Record::Step(step) => Some(Point {
+                        row: &run.row,
+                        kind: "training",
+                        step: step.step,
+                        tokens_seen: step.tokens_seen,
+                        loss: step.loss,
+                        learning_rate: Some(step.learning_rate),
+                        grad_norm: step.grad_norm,
+                        tokens_per_second: Some(step.tokens_per_second),
+                        training_seconds: Some(step.training_seconds),
+                    }),
+                    Record::Evaluation(evaluation) => Some(Point {
+                        row: &run.row,
+                        kind: "validation",
+                        step: evaluation.step,
+                        tokens_seen: evaluation.tokens_seen,
+                        loss: evaluation.validation_loss,
+                        learning_rate: None,
+                        grad_norm: None,
+                        tokens_per_second: None,
+                        training_seconds: None,
+                    }),
+                    Record::Restart(_) | Record::Reset(_) | Record::Stop(_) => None,
+                })
+            })
+            .collect();
+        let mut columns = keys(&points, |point| point.row);
+        columns.extend([
+            column("seed", &points, |point| point.row.seed),
+            column("kind", &points, |point| point.kind),
+            column("step", &points, |point| point.step),
+            column("tokens_seen", &points, |point| point.tokens_seen),
+            column("loss", &points, |point| point.loss),
+            column("learning_rate", &points, |point| point.learning_rate),
+            column("grad_norm", &points, |point| point.grad_norm),
+            column("tokens_per_second", &points, |point| {
+                point.tokens_per_second
+            }),
+            column("training_seconds", &points, |point| point.training_seconds),
+        ]);
+        table(columns)
+    }
+
+    /// Restarts and moment resets, one row each. How a run stopped and went on is not here: it leaves no trace in the numbers.
+    #[must_use]
+    pub fn events(&self) -> DataFrame {
+        let events: Vec<Event<'_>> = self
+            .iter()
+            .flat_map(|run| {
+                run.records.iter().filter_map(|record| match record {
+                    Record::Restart(restart) => Some(Event {
+                        row: &run.row,
+                        kind: "restart",
+                        step: restart.step,
+                        moments: None,
+                    }),
+                    Record::Reset(reset) => {
+                        let moments = Some((reset.moments_total, reset.moments_zeroed));
+                        Some(Event {
+                            row: &run.row,
+                            kind: "reset",
+                            step: reset.step,
+                            moments,
+                        })
+                    }
+                    Record::Step(_) | Record::Evaluation(_) | Record::Stop(_) => None,
+                })
+            })
+            .collect();
+        let mut columns = keys(&events, |event| event.row);
+        columns.extend([
+            column("seed", &events, |event| event.row.seed),
+            column("kind", &events, |event| event.kind),
+            column("step", &events, |event| event.step),
+            column("moments_total", &events, |event| {
+                event.moments.map(|(total, _)| total)
+            }),
+            column("moments_zeroed", &events, |event| {
+                event.moments.map(|(_, zeroed)| zeroed)
+            }),
+        ]);
+        table(columns)
+    }
+
+    /// Groups of every size, each compared with the group that stands for `reference` at that size.
+    fn compared(&self, reference: &str) -> Vec<Compared<'_>> {
+        let runs: Vec<&Run> = self.iter().collect();
+        runs.chunk_by(|left, right| left.row.size == right.row.size)
+            .flat_map(|size| compare(size, reference))
+            .collect()
+    }
+}
+
+/// A row of `curves`.
+struct Point<'a> {
+    row: &'a RowKeys,
+    kind: &'static str,
+    step: u64,
+    tokens_seen: u64,
+    loss: Option<f64>,
+    learning_rate: Option<f64>,
+    grad_norm: Option<f64>,
+    tokens_per_second: Option<f64>,
+    training_seconds: Option<f64>,
+}
+
+/// A row of `events`.
+struct Event<'a> {
+    row: &'a RowKeys,
+    kind: &'static str,
+    step: u64,
+    moments: Option<(u64, u64)>,
+}
+
+/// The runs of one method at one size, seeds ascending; never empty.
+#[derive(Clone)]
+struct Group<'a> {
+    runs: Vec<&'a Run>,
+}
+
+impl<'a> Group<'a> {
+    /// Keys of the first seed: all but the seed are the same in the others.
+    fn row(&self) -> &'a RowKeys {
+        &self.runs[0].row
+    }
+
+    fn complete(&self) -> impl Iterator<Item = (u64, &'a RunResult)> {
+        self.runs
+            .iter()
+            .filter_map(|run| Some((run.row.seed, run.complete()?)))
+    }
+
+    /// A figure of every complete seed that has it.
+    fn values(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Vec<(u64, f64)> {
+        self.complete()
+            .filter_map(|(seed, result)| Some((seed, value(result)?)))
+            .collect()
+    }
+
+    fn mean(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Option<Estimate> {
+        let values: Vec<f64> = self
+            .values(value)
+            .into_iter()
+            .map(|(_, value)| value)
+            .collect();
+        mean_interval(&values)
+    }
+
+    fn largest(&self, value: impl Fn(&RunResult) -> u64) -> Option<u64> {
+        self.complete().map(|(_, result)| value(result)).max()
+    }
+
+    /// Targets that each complete seed trained on, where that is one number.
+    fn tokens_seen(&self) -> Option<u64> {
+        let mut seen = self.complete().map(|(_, result)| result.tokens_seen);
+        let first = seen.next()?;
+        seen.all(|tokens| tokens == first).then_some(first)
+    }
+
+    fn seeds(&self) -> String {
+        let seeds: Vec<String> = self.complete().map(|(seed, _)| seed.to_string()).collect();
+        seeds.join(" ")
+    }
+
+    fn count(&self, status: impl Fn(Status) -> bool) -> u64 {
+        self.runs.iter().filter(|run| status(run.status)).count() as u64
+    }
+
+    /// How the seeds stand, e.g. `complete`, `diverged at 120 (2 of 3)`, `diverged at 120, 340 (2 of 3), pending (1 of 3)`.
+    fn status(&self) -> String {
+        let mut statuses: Vec<Status> = Vec::new();
+        for run in &self.runs {
+            if run.status != Status::Complete && !statuses.contains(&run.status) {
+                statuses.push(run.status);
+            }
+        }
+        if statuses.is_empty() {
+            return Status::Complete.name().to_owned();
+        }
+        let parts = statuses.into_iter().map(|status| {
+            let runs: Vec<&&Run> = self
+                .runs
+                .iter()
+                .filter(|run| run.status == status)
+                .collect();
+            let mut at: Vec<u64> = runs
+                .iter()
+                .filter_map(|run| run.result.as_ref()?.diverged_at_step)
+                .collect();
+            at.sort_unstable();
+            at.dedup();
+            let at: Vec<String> = at.iter().map(u64::to_string).collect();
+            let at = if at.is_empty() {
+                String::new()
+            } else {
+                format!(" at {}", at.join(", "))
+            };
+            format!(
+                "{}{at} ({} of {})",
+                status.name(),
+                runs.len(),
+                self.runs.len()
+            )
+        });
+        parts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A group beside the reference of its size.
+struct Compared<'a> {
+    group: Group<'a>,
+    /// None where the size has no reference; the reference is compared with itself nowhere, but is named here too.
+    reference: Option<Group<'a>>,
+    /// Validation loss, this method minus the reference, over the seeds that both ran to their end. None for the reference.
+    difference: Option<Difference>,
+    /// p-value after Holm's correction over all differences of the size.
+    p_adjusted: Option<f64>,
+}
+
+impl Compared<'_> {
+    fn loss(&self) -> Option<Estimate> {
+        self.group.mean(|result| result.validation_loss)
+    }
+
+    fn is_reference(&self) -> bool {
+        self.reference
+            .as_ref()
+            .is_some_and(|reference| reference.row().method == self.group.row().method)
+    }
+
+    /// `better` or `worse` where the adjusted p-value is below the level of significance, else `unresolved`.
+    fn verdict(&self) -> Option<&'static str> {
+        let difference = self.difference?;
+        Some(match self.p_adjusted {
+            Some(p) if p < SIGNIFICANCE && difference.estimate.point < 0.0 => "better",
+            Some(p) if p < SIGNIFICANCE && difference.estimate.point > 0.0 => "worse",
+            _ => "unresolved",
+        })
+    }
+
+    /// Geometric mean of the paired ratios to the reference, with the interval of the mean log ratio.
+    fn ratio(&self, value: impl Fn(&RunResult) -> Option<f64> + Copy) -> Option<Estimate> {
+        let logarithm =
+            |result: &RunResult| value(result).filter(|value| *value > 0.0).map(f64::ln);
+        let (left, right) = pair(
+            &self.group.values(logarithm),
+            &self.reference.as_ref()?.values(logarithm),
+        );
+        let difference = paired(&left, &right).filter(|_| !self.is_reference())?;
+        Some(difference.estimate.map(f64::exp))
+    }
+
+    fn optimizer_state_ratio(&self) -> Option<f64> {
+        if self.is_reference() {
+            return None;
+        }
+        let own = self.group.largest(|result| result.optimizer_state_bytes)?;
+        let other = self
+            .reference
+            .as_ref()?
+            .largest(|result| result.optimizer_state_bytes)
+            .filter(|&bytes| bytes > 0)?;
+        Some(own as f64 / other as f64)
+    }
+}
+
+/// Compares the groups of one size with the one of the given name or, where there is none, with the only one of that preset.
+fn compare<'a>(size: &[&'a Run], reference: &str) -> Vec<Compared<'a>> {
+    let groups: Vec<Group<'a>> = size
+        .chunk_by(|left, right| left.row.method == right.row.method)
+        .map(|runs| Group {
+            runs: runs.to_vec(),
+        })
+        .collect();
+    let named = groups.iter().find(|group| group.row().method == reference);
+    let mut of_preset = groups
+        .iter()
+        .filter(|group| group.row().preset == reference);
+    let only = of_preset.next().filter(|_| of_preset.next().is_none());
+    let reference = named.or(only).cloned();
+
+    let loss = |result: &RunResult| result.validation_loss;
+    let mut rows: Vec<Compared<'a>> = groups
+        .into_iter()
+        .map(|group| {
+            let mut row = Compared {
+                group,
+                reference: reference.clone(),
+                difference: None,
+                p_adjusted: None,
+            };
+            if let Some(reference) = reference.as_ref().filter(|_| !row.is_reference()) {
+                let (left, right) = pair(&row.group.values(loss), &reference.values(loss));
+                row.difference = paired(&left, &right);
+            }
+            row
+        })
+        .collect();
+    let tested: Vec<usize> = (0..rows.len())
+        .filter(|&index| p_value(&rows[index]).is_some())
+        .collect();
+    let p_values: Vec<f64> = tested
+        .iter()
+        .filter_map(|&index| p_value(&rows[index]))
+        .collect();
+    for (index, p) in tested.into_iter().zip(holm(&p_values)) {
+        rows[index].p_adjusted = Some(p);
+    }
+    rows
+}
+
+fn p_value(row: &Compared<'_>) -> Option<f64> {
+    row.difference.and_then(|difference| difference.p)
+}
+
+/// Values of the seeds that both sides have, in the order of the seeds.
+fn pair(left: &[(u64, f64)], right: &[(u64, f64)]) -> (Vec<f64>, Vec<f64>) {
+    let common = left.iter().filter_map(|(seed, value)| {
+        let (_, other) = right.iter().find(|(other, _)| other == seed)?;
+        Some((*value, *other))
+    });
+    common.unzip()
+}
+
+fn tokens_per_second(result: &RunResult) -> Option<f64> {
+    Some(result.tokens_per_second)
+}
+
+fn wall_seconds(result: &RunResult) -> Option<f64> {
+    Some(result.wall_seconds)
+}
+
+fn peak_memory_bytes(result: &RunResult) -> Option<f64> {
+    result.peak_memory_bytes.map(|bytes| bytes as f64)
+}
+
+/// Nats per target to bits per byte of the validation text.
+fn bits_per_byte(run: &Run) -> Option<f64> {
+    let bytes_per_target = run
+        .result
+        .as_ref()
+        .map(|result| result.bytes_per_target)
+        .filter(|bytes| *bytes > 0.0)?;
+    Some(run.validation_loss()? / std::f64::consts::LN_2 / bytes_per_target)
+}
+
+fn validation_targets(run: &Run) -> Option<u64> {
+    match &run.result {
+        Some(result) => Some(result.validation_targets),
+        None => run.records.iter().rev().find_map(|record| match record {
+            Record::Evaluation(evaluation) => Some(evaluation.targets),
+            _ => None,
+        }),
+    }
+}
+
+fn count(
+    run: &Run,
+    counted: impl Fn(&Record) -> bool,
+    of_result: impl Fn(&RunResult) -> u64,
+) -> u64 {
+    let from_records = || run.records.iter().filter(|record| counted(record)).count() as u64;
+    run.result.as_ref().map_or_else(from_records, of_result)
+}
+
+fn table(columns: Vec<Column>) -> DataFrame {
+    DataFrame::new_infer_height(columns)
+        .expect("the columns of a table are made of the same rows and have different names")
+}
+
+fn column<R, V, P: ?Sized>(name: &str, rows: &[R], value: impl Fn(&R) -> V) -> Column
+where
+    Series: NamedFrom<Vec<V>, P>,
+{
+    Column::new(name.into(), rows.iter().map(value).collect::<Vec<V>>())
+}
+
+/// What every table begins with.
+fn keys<R>(rows: &[R], row: impl Fn(&R) -> &RowKeys) -> Vec<Column> {
+    vec![
+        column("size", rows, |it| row(it).size.clone()),
+        column("method", rows, |it| row(it).method.clone()),
+        column("preset", rows, |it| row(it).preset.clone()),
+    ]
+}
+
+fn switches<R>(rows: &[R], row: impl Fn(&R) -> &RowKeys) -> Vec<Column> {
+    vec![
+        column("low_rank", rows, |it| row(it).low_rank),
+        column("rank", rows, |it| row(it).rank),
+        column("restarts", rows, |it| row(it).restarts),
+        column("optimizer_reset", rows, |it| row(it).optimizer_reset),
+        column("jagged", rows, |it| row(it).jagged),
+        column("rewarmup", rows, |it| row(it).rewarmup),
+        column("warm_start", rows, |it| row(it).warm_start),
+    ]
+}
+
+/// How many seeds a mean stands on, and what became of the others.
+fn seeds<R>(rows: &[R], group: impl Fn(&R) -> &Group<'_>) -> Vec<Column> {
+    vec![
+        column("seeds_planned", rows, |it| group(it).runs.len() as u64),
+        column("seeds_complete", rows, |it| {
+            group(it).count(|status| status == Status::Complete)
+        }),
+        column("seeds_diverged", rows, |it| {
+            group(it).count(|status| status == Status::Diverged)
+        }),
+        column("seeds_unfinished", rows, |it| {
+            group(it).count(|status| !matches!(status, Status::Complete | Status::Diverged))
+        }),
+        column("seeds", rows, |it| group(it).seeds()),
+        column("status", rows, |it| group(it).status()),
+    ]
+}
+
+/// An estimate as four columns: the point under its own name, then its standard error and the ends of its interval.
+fn estimate<R>(name: &str, rows: &[R], value: impl Fn(&R) -> Option<Estimate>) -> Vec<Column> {
+    let mut columns = interval(name, rows, &value);
+    columns.insert(
+        1,
+        column(&format!("{name}_standard_error"), rows, |row| {
+            value(row).and_then(|it| it.standard_error)
+        }),
+    );
+    columns
+}
+
+/// An estimate that has no standard error on its own scale, as three columns.
+fn interval<R>(name: &str, rows: &[R], value: impl Fn(&R) -> Option<Estimate>) -> Vec<Column> {
+    vec![
+        column(name, rows, |row| value(row).map(|it| it.point)),
+        column(&format!("{name}_low"), rows, |row| {
+            value(row).and_then(|it| it.interval).map(|it| it.low)
+        }),
+        column(&format!("{name}_high"), rows, |row| {
+            value(row).and_then(|it| it.interval).map(|it| it.high)
+        }),
+    ]
+}
+
+fn reference(rows: &[Compared<'_>]) -> Column {
+    column("reference", rows, |row| {
+        row.reference
+            .as_ref()
+            .map(|reference| reference.row().method.clone())
+    })
+}
+
+fn comparisons(rows: &[Compared<'_>]) -> Vec<Column> {
+    let mut columns = vec![reference(rows)];
+    columns.extend(estimate("difference", rows, |row| {
+        row.difference.map(|difference| difference.estimate)
+    }));
+    columns.extend([
+        column("difference_pairs", rows, |row| {
+            row.difference
+                .map(|difference| difference.estimate.n as u64)
+        }),
+        column("difference_p", rows, p_value),
+        column("difference_p_adjusted", rows, |row| row.p_adjusted),
+        column("verdict", rows, Compared::verdict),
+    ]);
+    columns
+}
+
+/// Figures from the literature, which are not ours: every column says so in its name.
+fn published_columns<R>(
+    rows: &[R],
+    published: impl Fn(&R) -> Option<&'static Published>,
+) -> Vec<Column> {
+    vec![
+        column("published_perplexity", rows, |row| {
+            published(row).and_then(|it| it.outcome.perplexity())
+        }),
+        column("published_status", rows, |row| {
+            published(row).map(|it| it.outcome.status())
+        }),
+        column("published_tokens", rows, |row| {
+            published(row).map(|it| it.tokens.as_str())
+        }),
+        column("published_source", rows, |row| {
+            published(row).map(|it| it.source.as_str())
+        }),
+        column("published_certainty", rows, |row| {
+            published(row).map(|it| it.certainty.as_str())
+        }),
+    ]
+}

@@ -1,0 +1,95 @@
+//! Frames to files and text. Every file is written beside its place and renamed, so that nobody ever reads half of one.
+
+pub mod csv;
+pub mod json;
+pub mod markdown;
+pub mod parquet;
+
+pub use json::json;
+pub use markdown::markdown;
+
+use crate::frame::Runs;
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Why a rendering cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The operating system refused.
+    #[error("cannot write {}: {source}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The refusal.
+        source: std::io::Error,
+    },
+    /// polars refused; a full disk arrives here too, through its writers.
+    #[error("cannot write {}: {source}", .path.display())]
+    Frame {
+        /// The file.
+        path: PathBuf,
+        /// The refusal.
+        source: polars::error::PolarsError,
+    },
+}
+
+/// Writes `<table>.csv` and `<table>.parquet` for every table, and `report.md`, into `directory`, which is created. Returns
+/// what it wrote, in order. Equal runs give equal bytes.
+///
+/// # Errors
+///
+/// The directory cannot be made or a file cannot be written; files written before stay, each of them whole.
+pub fn write_all(runs: &Runs, directory: &Path) -> Result<Vec<PathBuf>, RenderError> {
+    fs::create_dir_all(directory).map_err(|source| RenderError::Io {
+        path: directory.to_path_buf(),
+        source,
+    })?;
+    let mut written = Vec::new();
+    for (name, frame) in runs.frames() {
+        let path = directory.join(format!("{name}.csv"));
+        csv::write(&frame, &path)?;
+        written.push(path);
+        let path = directory.join(format!("{name}.parquet"));
+        parquet::write(&frame, &path)?;
+        written.push(path);
+    }
+    let path = directory.join("report.md");
+    replace(&path, |file| {
+        file.write_all(markdown(runs).as_bytes())
+            .map_err(|source| RenderError::Io {
+                path: path.clone(),
+                source,
+            })
+    })?;
+    written.push(path);
+    Ok(written)
+}
+
+/// Puts a file in its place in one move: what `content` writes goes into a hidden sibling, which is synced and renamed.
+fn replace(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> Result<(), RenderError>,
+) -> Result<(), RenderError> {
+    let refused = |source| RenderError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-");
+    // Temporary files are private by default; a table is as readable as any other new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut buffered = BufWriter::new(builder.tempfile_in(directory).map_err(refused)?);
+    content(&mut buffered)?;
+    let file = buffered
+        .into_inner()
+        .map_err(|error| refused(error.into_error()))?;
+    file.as_file().sync_all().map_err(refused)?;
+    file.persist(path).map_err(|error| refused(error.error))?;
+    Ok(())
+}

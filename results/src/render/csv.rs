@@ -1,0 +1,25 @@
+//! A frame as CSV: for spreadsheets, for R and for `diff`.
+
+use super::{RenderError, replace};
+use polars::prelude::{CsvWriter, DataFrame, SerWriter};
+use std::path::Path;
+
+/// Writes a frame as CSV with a header; an absent value is an empty field. A float is written with the digits that give back
+/// its bits, so equal frames are equal bytes.
+///
+/// # Errors
+///
+/// The file cannot be written; an older one then stays as it was.
+pub fn write(frame: &DataFrame, path: &Path) -> Result<(), RenderError> {
+    replace(path, |file| {
+        let refused = |source| RenderError::Frame {
+            path: path.to_path_buf(),
+            source,
+        };
+        // One thread: these frames are small, and the worker's thread count stays out of it.
+        CsvWriter::new(file)
+            .n_threads(1)
+            .finish(&mut frame.clone())
+            .map_err(refused)
+    })
+}
