@@ -631,7 +631,7 @@ fn process_peak_bytes() -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::checkpoint::tests::Pretend;
     use crate::lease::Claim;
@@ -639,7 +639,8 @@ mod tests {
     use crate::stop::Stop;
     use std::fs;
 
-    fn cell(method: &str) -> Cell {
+    /// A cell of one seed and size: `full`, or `relora` whose warm start `full` can hand on.
+    pub(crate) fn cell(method: &str) -> Cell {
         let settings = Settings { warm_start: method == "relora", low_rank: method == "relora", ..Settings::default() };
         let full = Settings::default();
         let warm_start = (method == "relora").then(|| {

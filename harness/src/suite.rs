@@ -457,3 +457,170 @@ fn how_it_ended(status: ExitStatus) -> String {
 fn how_it_exited(status: ExitStatus) -> String {
     format!("its worker ended without a word and without a result ({status})")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::folder;
+    use crate::journal::tests::cell;
+    use crate::plan;
+    use std::fs;
+
+    fn plan_of(methods: &[&str], jobs: u64) -> Plan {
+        Plan {
+            schema: plan::SCHEMA,
+            profile: "test".into(),
+            store: PathBuf::new(),
+            device: "cpu".into(),
+            precision: "f32".into(),
+            jobs,
+            threads: 1,
+            budget: None,
+            calibration: None,
+            cells: methods.iter().map(|method| cell(method)).collect(),
+        }
+    }
+
+    fn silent() -> Display {
+        Display::plain(Vec::new(), Box::new(std::io::sink()))
+    }
+
+    /// A shell script in place of the program: `$3` is the run directory that a worker is given.
+    #[cfg(unix)]
+    fn program(suite: &Path, script: &str) -> PathBuf {
+        let path = suite.join("program");
+        // Another process writes it: one that this process has open for writing could not be started while a test beside
+        // this one is forking.
+        let mut writer = Command::new("sh");
+        writer.args(["-c", "cat > \"$0\" && chmod +x \"$0\""]).arg(&path).stdin(Stdio::piped());
+        let mut writer = writer.spawn().expect("started");
+        let text = format!("#!/bin/sh\nmkdir -p \"$3\"\n{script}\n");
+        writer.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
+        assert!(writer.wait().expect("waited for").success());
+        path
+    }
+
+    #[cfg(unix)]
+    fn outcome(suite: &Path, plan: &Plan, script: &str, stop: &Stop) -> SuiteOutcome {
+        let supervisor = Supervisor::new(suite, plan, program(suite, script), stop, silent()).expect("no run refused");
+        supervisor.run().expect("supervised")
+    }
+
+    fn result_text() -> String {
+        let numbers = ["update_steps", "tokens_seen", "validation_targets", "bytes_per_target", "tokens_per_second",
+            "training_seconds", "evaluation_seconds", "wall_seconds", "weight_bytes", "optimizer_state_bytes", "restarts", "resets"];
+        let fields: Vec<String> = numbers.iter().map(|name| format!("\"{name}\":1")).collect();
+        format!("{{\"schema\":1,\"status\":\"complete\",{}}}", fields.join(","))
+    }
+
+    fn finish(run_directory: &Path) {
+        fs::create_dir_all(run_directory).expect("created");
+        fs::write(run_directory.join("result.json"), result_text()).expect("written");
+    }
+
+    #[cfg(unix)]
+    const FINISH: &str = "cp \"${0%/*}/result\" \"$3/result.json\"; echo done >> \"${0%/*}/started\"";
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_finished_is_not_run_again() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        fs::write(suite.path().join("result"), result_text()).expect("written");
+        let plan = plan_of(&["full", "relora"], 1);
+        let directory = suite.path().join(plan.cells[0].directory());
+        finish(&directory);
+        let (row, determines) = (plan.cells[0].row(), plan.cells[0].determines());
+        let manifest = Manifest { schema: results::record::SCHEMA, row, determines, sessions: Vec::new() };
+        files::write_json(&directory.join(journal::MANIFEST), &manifest).expect("written");
+        assert_eq!(outcome(suite.path(), &plan, FINISH, &Stop::new(None)), SuiteOutcome::Finished);
+        assert_eq!(fs::read_to_string(suite.path().join("started")).expect("read"), "done\n");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_worker_that_is_killed_leaves_a_failed_cell_and_the_others_run() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        fs::write(suite.path().join("result"), result_text()).expect("written");
+        let plan = plan_of(&["full", "relora"], 1);
+        let script = format!("case \"$3\" in *full*) kill -9 $$;; esac; {FINISH}");
+        assert_eq!(outcome(suite.path(), &plan, &script, &Stop::new(None)), SuiteOutcome::SomeFailed);
+        let directory = suite.path().join(plan.cells[0].directory());
+        assert_eq!(status(&directory).expect("readable"), Status::Failed);
+        let error = journal::failure(&directory).expect("readable").expect("left").error;
+        assert!(error.starts_with("its worker was killed"), "{error}");
+        assert_eq!(status(&suite.path().join(plan.cells[1].directory())).expect("readable"), Status::Complete);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_failed_worker_is_quoted_and_not_started_again() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        let plan = plan_of(&["full"], 1);
+        let script = "echo 'note' >&2; echo 'error: the device failed' >&2; exit 1";
+        assert_eq!(outcome(suite.path(), &plan, script, &Stop::new(None)), SuiteOutcome::SomeFailed);
+        let failure = journal::failure(&suite.path().join(plan.cells[0].directory())).expect("readable");
+        assert_eq!(failure.expect("left").error, "the device failed");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn an_interrupt_closes_the_workers_input_and_waits_for_them() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        let plan = plan_of(&["full", "relora"], 1);
+        let stop = Stop::new(None);
+        let record = r#"{"type":"stop","step":3,"reason":"interrupted"}"#;
+        let script = format!("echo started >> \"${{0%/*}}/started\"; cat > /dev/null; echo '{record}' > \"$3/metrics.jsonl\"; exit 75");
+        let interrupt = {
+            let (stop, started) = (stop.clone(), suite.path().join("started"));
+            thread::spawn(move || {
+                while !started.exists() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                stop.set(Reason::Interrupted);
+            })
+        };
+        assert_eq!(outcome(suite.path(), &plan, &script, &stop), SuiteOutcome::Stopped);
+        interrupt.join().expect("no panic");
+        let of = |index: usize| status(&suite.path().join(plan.cells[index].directory())).expect("readable");
+        assert_eq!((of(0), of(1)), (Status::StoppedInterrupted, Status::Pending));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_cell_that_another_process_works_on_is_waited_for() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        let plan = plan_of(&["full"], 1);
+        let directory = suite.path().join(plan.cells[0].directory());
+        fs::create_dir(&directory).expect("created");
+        let Claim::Taken(lease) = Lease::claim(&directory, &Stop::new(None)).expect("claimed") else { panic!("held") };
+        assert_eq!(status(&directory).expect("readable"), Status::Running);
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            finish(&directory);
+            drop(lease);
+        });
+        assert_eq!(outcome(suite.path(), &plan, "exit 1", &Stop::new(None)), SuiteOutcome::Finished);
+        other.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_cell_waits_for_its_warm_start_only_while_others_can_run() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        let mut plan = plan_of(&["full", "relora", "control"], 2);
+        let stop = Stop::new(None);
+        plan.cells[2].method = "control".into();
+        let mut supervisor = Supervisor::new(suite.path(), &plan, PathBuf::new(), &stop, silent()).expect("no run refused");
+        assert_eq!(supervisor.next(), Some(0), "full first");
+        supervisor.states[0] = State::Elsewhere;
+        assert_eq!(supervisor.next(), Some(2), "the warm start is still to come");
+        supervisor.states[2] = State::Elsewhere;
+        assert_eq!(supervisor.next(), Some(1), "nothing else to do: it trains the warm start itself");
+        supervisor.states[2] = State::Waiting;
+        let step = plan.cells[1].settings.warm_start_length();
+        let handed_on = checkpoint::at_step(&folder(&suite.path().join(plan.cells[0].directory())), step);
+        fs::create_dir_all(handed_on).expect("created");
+        assert_eq!(supervisor.next(), Some(1), "the warm start is there");
+        supervisor.states = vec![State::Done, State::Done, State::Done];
+        assert_eq!(supervisor.next(), None);
+    }
+}
