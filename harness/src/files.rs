@@ -185,9 +185,7 @@ pub fn partial_name(name: &str, token: &str) -> String {
     format!(".{name}.{token}{PARTIAL}")
 }
 
-/// Whether a name is one that [`write_atomically`] or [`partial_name`] gives.
-#[must_use]
-pub fn is_partial(name: &std::ffi::OsStr) -> bool {
+fn is_partial(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(PARTIAL))
 }
 
@@ -196,7 +194,7 @@ pub fn is_partial(name: &std::ffi::OsStr) -> bool {
 /// # Errors
 /// [`FileError`] with what could not be listed or removed.
 pub fn remove_partials(directory: &Path) -> Result<(), FileError> {
-    for entry in entries(directory)? {
+    for entry in listed(directory)? {
         if is_partial(entry.file_name().unwrap_or_default()) {
             remove(&entry)?;
         }
@@ -204,11 +202,18 @@ pub fn remove_partials(directory: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Everything in a directory, sorted by name; nothing where it is not there.
+/// Everything in a directory, sorted by name, but what another process is just writing or left half-written; nothing where
+/// the directory is not there.
 ///
 /// # Errors
 /// [`FileError`] where it cannot be listed.
 pub fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let mut paths = listed(directory)?;
+    paths.retain(|path| !is_partial(path.file_name().unwrap_or_default()));
+    Ok(paths)
+}
+
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     let listed = match fs::read_dir(directory) {
         Ok(listed) => listed,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -247,7 +252,7 @@ mod tests {
         write_json(&path, &[1, 2]).expect("first");
         write_json(&path, &[3]).expect("second");
         assert_eq!(read_json::<Vec<u32>>(&path, "numbers").expect("readable"), [3]);
-        assert_eq!(entries(directory.path()).expect("listed"), [path]);
+        assert_eq!(listed(directory.path()).expect("listed"), [path]);
     }
 
     #[test]
@@ -259,8 +264,9 @@ mod tests {
         let half = directory.path().join(partial_name("step-3", "7f"));
         fs::create_dir(&half).expect("created");
         fs::write(half.join("weights.safetensors"), "half").expect("written");
+        assert_eq!(entries(directory.path()).expect("listed"), std::slice::from_ref(&kept));
         remove_partials(directory.path()).expect("removed");
-        assert_eq!(entries(directory.path()).expect("listed"), [kept]);
+        assert_eq!(listed(directory.path()).expect("listed"), [kept]);
     }
 
     #[test]
