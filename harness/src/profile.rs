@@ -493,9 +493,14 @@ impl Profile {
         insert(&mut root, &["methods".into()], list(&self.methods));
         insert(&mut root, &["seeds".into()], Value::Array(self.seeds.iter().map(Setting::show).collect()));
         for entry in self.entries.iter().filter(bare) {
+            let key = entry.path[0].as_str();
+            let shared = Self::size_keys().contains(&key);
             for size in &self.sizes {
-                for method in &self.methods {
-                    let path = ["size", size, "method", method, &entry.path[0]].map(str::to_owned);
+                // In the most specific section that the key may stand in.
+                let of_methods = self.methods.iter().filter(|_| !shared).map(|method| vec!["size", size, "method", method, key]);
+                let of_size = shared.then(|| vec!["size", size, key]);
+                for path in of_methods.chain(of_size) {
+                    let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
                     insert(&mut root, &path, entry.value.clone());
                 }
             }

@@ -1,0 +1,8 @@
+//! Tests that drive the built command, and those of the parts that only show when a whole run is put together. One
+//! binary, so that it is linked once; nothing here needs more than the text that it makes itself.
+
+mod bad_input;
+mod e2e;
+mod faults;
+mod resume;
+mod support;
