@@ -67,6 +67,7 @@ impl Rotary {
     }
 
     /// Cosines and sines at a position, each `[width / 2]`.
+    #[inline(always)]
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;
         (&self.cosine[range.clone()], &self.sine[range])

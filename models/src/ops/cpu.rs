@@ -266,7 +266,7 @@ impl Backend for Flex {
             return tensor;
         }
         let mut values = Values::new(tensor);
-        let block = |block: &mut [f32]| vector::vectorised(|| vector::multiply(block, factor));
+        let block = |block: &mut [f32]| vector::vectorised(#[inline(always)] || vector::multiply(block, factor));
         let slice = values.slice_mut();
         if vector::worth_threads(slice.len()) {
             slice.par_chunks_mut(1 << 14).for_each(block);
@@ -298,13 +298,8 @@ impl Backend for Flex {
         }
         let width = x.dims()[1];
         let (x, weight, mut gradient) = (Values::new(x), Values::new(weight), Values::new(gradient));
-        let d_weight =
-            wanted[1].then(|| tensor(rms_norm::backward_weight(x.slice(), gradient.slice(), width), [1, width]));
-        let d_x = wanted[0].then(|| {
-            rms_norm::backward_x(x.slice(), weight.slice(), gradient.slice_mut());
-            gradient.tensor()
-        });
-        [d_x, d_weight]
+        let d_weight = rms_norm::backward(x.slice(), weight.slice(), gradient.slice_mut(), wanted);
+        [wanted[0].then(|| gradient.tensor()), d_weight.map(|values| tensor(values, [1, width]))]
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {

@@ -18,7 +18,7 @@ pub fn update(value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &m
     let correction = step.inverse_second_correction() as f32;
     let epsilon = step.epsilon as f32;
     let block = |(((value, gradient), first), second): (((&mut [f32], &[f32]), &mut [f32]), &mut [f32])| {
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             let moments = first.iter_mut().zip(second.iter_mut());
             for ((w, &g), (m, v)) in value.iter_mut().zip(gradient).zip(moments) {
                 let g = g * scale;

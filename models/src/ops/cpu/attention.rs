@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::product::{Matrix, Threads, add_product, write_product};
-use super::vector::{dot, exp, exponentials, maximum, vectorised, worth_threads};
+use super::vector::{LANES, dot, exp, exponentials, maximum, vectorised, worth_threads};
 use crate::ops::attention::Rotary;
 
 /// Query rows of a block: smaller wastes less on keys after the diagonal, larger makes better products.
@@ -26,11 +26,13 @@ pub struct Shape {
 }
 
 impl Shape {
+    #[inline(always)]
     fn row(&self) -> usize {
         self.heads * self.width
     }
 
     /// Where a task's first row begins.
+    #[inline(always)]
     fn start(&self, task: usize) -> usize {
         (task / self.heads) * self.length * self.row() + (task % self.heads) * self.width
     }
@@ -41,6 +43,7 @@ impl Shape {
         Matrix::strided(&values[start..], count, self.width, self.row())
     }
 
+    #[inline(always)]
     fn slice<'a>(&self, values: &'a [f32], task: usize, position: usize) -> &'a [f32] {
         &values[self.start(task) + position * self.row()..][..self.width]
     }
@@ -138,12 +141,14 @@ fn forward_task(
         let key = Matrix::new(&buffers.key, keys, width);
         write_product(&mut buffers.scores, 1.0, query, key.transposed(), Threads::One);
         let mut inverse_sums = [0.0; BLOCK_ROWS];
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for (row, scores) in buffers.scores.chunks_exact_mut(keys).enumerate() {
-                let (seen, hidden) = scores.split_at_mut(first + row + 1);
-                let largest = maximum(seen);
-                let sum = exponentials(seen, largest);
-                hidden.fill(0.0);
+                let (scores, seen) = padded(scores, first + row + 1);
+                scores[seen..].fill(f32::NEG_INFINITY);
+                let largest = maximum(scores);
+                // A hidden score adds 1e-38 to a sum of at least one, which changes nothing.
+                let sum = exponentials(scores, largest);
+                scores[seen..].fill(0.0);
                 inverse_sums[row] = 1.0 / sum;
                 log_sum_exp[first + row] = largest + sum.ln();
             }
@@ -231,21 +236,21 @@ fn backward_task(
             let value = shape.rows(inputs.value, task, 0, keys);
             write_product(&mut buffers.d_scores, 1.0, gradient, value.transposed(), Threads::One);
         }
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             let rows = buffers.scores.chunks_exact_mut(keys).zip(buffers.d_scores.chunks_exact_mut(keys));
             for (row, (scores, d_scores)) in rows.enumerate() {
                 let position = first + row;
                 let gradient = shape.slice(inputs.gradient, task, position);
                 let row_sum = dot(gradient, shape.slice(inputs.output, task, position));
                 let shift = log_sum_exp[position];
-                let (scores, hidden) = scores.split_at_mut(position + 1);
-                let (d_scores, d_hidden) = d_scores.split_at_mut(position + 1);
-                for (s, d) in scores.iter_mut().zip(d_scores) {
+                let (scores, seen) = padded(scores, position + 1);
+                let (d_scores, _) = padded(d_scores, position + 1);
+                for (s, d) in scores.iter_mut().zip(&mut *d_scores) {
                     *s = exp(*s - shift);
                     *d = *s * (*d - row_sum);
                 }
-                hidden.fill(0.0);
-                d_hidden.fill(0.0);
+                scores[seen..].fill(0.0);
+                d_scores[seen..].fill(0.0);
             }
         });
         let probabilities = Matrix::new(&buffers.scores, count, keys);
@@ -273,43 +278,60 @@ fn backward_task(
     }
 }
 
+/// Zeroes what lies past the last lane block of the seen scores; returns the row up to there, whole vectors as far as
+/// it goes, and how many of its scores are seen.
+#[inline(always)]
+fn padded(row: &mut [f32], seen: usize) -> (&mut [f32], usize) {
+    let length = seen.next_multiple_of(LANES).min(row.len());
+    let (row, rest) = row.split_at_mut(length);
+    rest.fill(0.0);
+    (row, seen)
+}
+
 /// The rows of one sequence and head, rotated by their positions and scaled, `[length, width]`.
 fn rotate(output: &mut Vec<f32>, values: &[f32], shape: Shape, rotary: &Rotary, task: usize, scale: f32) {
     let Shape { length, width, .. } = shape;
     output.resize(length * width, 0.0);
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         for (position, output) in output.chunks_exact_mut(width).enumerate() {
             let (left, right) = shape.slice(values, task, position).split_at(width / 2);
             let (left_output, right_output) = output.split_at_mut(width / 2);
-            turn([left, right], rotary.at(position), scale, 1.0, [left_output, right_output]);
+            let (cosine, sine) = rotary.at(position);
+            turn(left, right, cosine, sine, scale, scale, left_output, right_output);
         }
     });
 }
 
 fn undo_rotation(output: Vec<&mut [f32]>, rotated: &[f32], rotary: &Rotary, width: usize) {
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         for (position, (output, rotated)) in output.into_iter().zip(rotated.chunks_exact(width)).enumerate() {
             let (left, right) = rotated.split_at(width / 2);
             let (left_output, right_output) = output.split_at_mut(width / 2);
-            turn([left, right], rotary.at(position), 1.0, -1.0, [left_output, right_output]);
+            let (cosine, sine) = rotary.at(position);
+            turn(left, right, cosine, sine, 1.0, -1.0, left_output, right_output);
         }
     });
 }
 
+/// Rotates the pairs (left, right) of one row; each slice on its own, so that the compiler knows them apart.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "slices inside an array or tuple are not known to be disjoint")]
 fn turn(
-    [left, right]: [&[f32]; 2],
-    (cosine, sine): (&[f32], &[f32]),
-    scale: f32,
-    direction: f32,
-    [left_output, right_output]: [&mut [f32]; 2],
+    left: &[f32],
+    right: &[f32],
+    cosine: &[f32],
+    sine: &[f32],
+    cosine_factor: f32,
+    sine_factor: f32,
+    left_output: &mut [f32],
+    right_output: &mut [f32],
 ) {
-    let half = left.len();
-    let (right, cosine, sine) = (&right[..half], &cosine[..half], &sine[..half]);
-    let (left_output, right_output) = (&mut left_output[..half], &mut right_output[..half]);
-    for j in 0..half {
-        let (c, s) = (cosine[j] * scale, sine[j] * scale * direction);
-        left_output[j] = left[j] * c - right[j] * s;
-        right_output[j] = right[j] * c + left[j] * s;
+    let pairs = left.iter().zip(right).zip(cosine.iter().zip(sine));
+    for ((left_output, right_output), ((&left, &right), (&cosine, &sine))) in
+        left_output.iter_mut().zip(right_output).zip(pairs)
+    {
+        let (c, s) = (cosine * cosine_factor, sine * sine_factor);
+        *left_output = left * c - right * s;
+        *right_output = right * c + left * s;
     }
 }

@@ -59,7 +59,7 @@ fn losses(logits: &mut [f32], vocabulary: usize, targets: &[Option<usize>], with
             }
             return 0.0;
         };
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             let largest = maximum(logits);
             let own = logits[target];
             let sum = if with_gradients {

@@ -12,7 +12,7 @@ const BLOCK_ROWS: usize = 64;
 pub fn forward(x: &[f32], weight: &[f32], output: &mut [f32]) {
     let width = weight.len();
     let block = |(x, output): (&[f32], &mut [f32])| {
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for (x, output) in x.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
                 let r = inverse_root(x);
                 for ((output, &x), &w) in output.iter_mut().zip(x).zip(weight) {
@@ -32,58 +32,43 @@ pub fn forward(x: &[f32], weight: &[f32], output: &mut [f32]) {
     }
 }
 
-/// Replaces the gradient of the output by that of x.
-pub fn backward_x(x: &[f32], weight: &[f32], gradient: &mut [f32]) {
+/// Replaces the gradient of the output by that of x, where wanted; returns the gradient of the weight,
+/// `Σ_rows g·x·r` by blocks of rows in order, where wanted.
+pub fn backward(x: &[f32], weight: &[f32], gradient: &mut [f32], wanted: [bool; 2]) -> Option<Vec<f32>> {
     let width = weight.len();
-    let block = |(x, gradient): (&[f32], &mut [f32])| {
-        vectorised(|| {
-            for (x, gradient) in x.chunks_exact(width).zip(gradient.chunks_exact_mut(width)) {
-                let r = inverse_root(x);
-                let c = r * r * (dot3(gradient, weight, x) / width as f32);
-                for ((g, &x), &w) in gradient.iter_mut().zip(x).zip(weight) {
-                    *g = r * (*g * w - x * c);
-                }
-            }
-        });
-    };
-    if width == 0 {
-        return;
-    }
-    if worth_threads(x.len()) {
-        let length = BLOCK_ROWS * width;
-        x.par_chunks(length).zip(gradient.par_chunks_mut(length)).for_each(block);
-    } else {
-        block((x, gradient));
-    }
-}
-
-/// Gradient of the weight: `Σ_rows g·x·r`, by blocks of rows in order.
-pub fn backward_weight(x: &[f32], gradient: &[f32], width: usize) -> Vec<f32> {
-    let mut total = vec![0.0; width];
+    let mut total = wanted[1].then(|| vec![0.0; width]);
     if width == 0 {
         return total;
     }
-    let length = BLOCK_ROWS * width;
-    let block = |(x, gradient): (&[f32], &[f32])| {
-        let mut sum = vec![0.0f32; width];
-        vectorised(|| {
-            for (x, gradient) in x.chunks_exact(width).zip(gradient.chunks_exact(width)) {
+    let block = |(x, gradient): (&[f32], &mut [f32])| {
+        let mut sums = vec![0.0f32; if wanted[1] { width } else { 0 }];
+        vectorised(#[inline(always)] || {
+            for (x, gradient) in x.chunks_exact(width).zip(gradient.chunks_exact_mut(width)) {
                 let r = inverse_root(x);
-                for ((sum, &x), &g) in sum.iter_mut().zip(x).zip(gradient) {
+                for ((sum, &x), &g) in sums.iter_mut().zip(x).zip(&*gradient) {
                     *sum += g * x * r;
+                }
+                if wanted[0] {
+                    let c = r * r * (dot3(gradient, weight, x) / width as f32);
+                    for ((g, &x), &w) in gradient.iter_mut().zip(x).zip(weight) {
+                        *g = r * (*g * w - x * c);
+                    }
                 }
             }
         });
-        sum
+        sums
     };
+    let length = BLOCK_ROWS * width;
     let sums: Vec<Vec<f32>> = if worth_threads(x.len()) {
-        x.par_chunks(length).zip(gradient.par_chunks(length)).map(block).collect()
+        x.par_chunks(length).zip(gradient.par_chunks_mut(length)).map(block).collect()
     } else {
-        x.chunks(length).zip(gradient.chunks(length)).map(block).collect()
+        x.chunks(length).zip(gradient.chunks_mut(length)).map(block).collect()
     };
-    for sum in sums {
-        for (total, sum) in total.iter_mut().zip(sum) {
-            *total += sum;
+    if let Some(total) = &mut total {
+        for block in &sums {
+            for (total, sum) in total.iter_mut().zip(block) {
+                *total += sum;
+            }
         }
     }
     total

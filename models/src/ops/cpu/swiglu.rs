@@ -10,7 +10,7 @@ const BLOCK: usize = 1 << 13;
 /// `output = silu(gate)·up`.
 pub fn forward(gate: &[f32], up: &[f32], output: &mut [f32]) {
     let block = |((gate, up), output): ((&[f32], &[f32]), &mut [f32])| {
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for ((output, &z), &u) in output.iter_mut().zip(gate).zip(up) {
                 *output = z * sigmoid(z) * u;
             }
@@ -26,7 +26,7 @@ pub fn forward(gate: &[f32], up: &[f32], output: &mut [f32]) {
 /// Replaces gate and up by their gradients.
 pub fn backward(gate: &mut [f32], up: &mut [f32], gradient: &[f32]) {
     let block = |((gate, up), gradient): ((&mut [f32], &mut [f32]), &[f32])| {
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for ((gate, up), &g) in gate.iter_mut().zip(up.iter_mut()).zip(gradient) {
                 let (z, u) = (*gate, *up);
                 let sigma = sigmoid(z);

@@ -4,14 +4,17 @@
 //! not depend on which ones: no fused multiply-add, sums over a fixed number of lanes.
 
 /// Lanes of a sum: four vectors of eight, enough to hide the latency of an addition.
-const LANES: usize = 32;
+pub const LANES: usize = 32;
+
+/// Elements of a loop over exponentials before their sum is taken.
+const PART: usize = 512;
 
 /// Elements that are worth a second thread (some 20 µs of memory traffic).
 const PARALLEL_ELEMENTS: usize = 1 << 15;
 
 /// Runs a kernel compiled for the widest vectors that this machine has among those we compile for.
 ///
-/// All that the kernel calls must be `#[inline(always)]`, else it stays compiled for the baseline.
+/// The kernel and all that it calls must be `#[inline(always)]`, else they stay compiled for the baseline.
 #[inline(always)]
 pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -109,23 +112,30 @@ pub fn maximum(x: &[f32]) -> f32 {
             lanes[lane] = larger(lanes[lane], block[lane]);
         }
     }
-    rest.iter().chain(&lanes).copied().fold(f32::NEG_INFINITY, larger)
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *x);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = larger(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Replaces each x by exp(x - shift) and returns their sum.
+///
+/// Exponentials and sums take turns: in one loop they took almost twice as long (too few registers).
 #[inline(always)]
 pub fn exponentials(x: &mut [f32], shift: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
-    let (blocks, rest) = x.as_chunks_mut::<LANES>();
-    for block in blocks {
-        for lane in 0..LANES {
-            block[lane] = exp(block[lane] - shift);
-            sums[lane] += block[lane];
+    for part in x.chunks_mut(PART) {
+        for x in part.iter_mut() {
+            *x = exp(*x - shift);
         }
-    }
-    for (sum, x) in sums.iter_mut().zip(rest) {
-        *x = exp(*x - shift);
-        *sum += *x;
+        add(&mut sums, part);
     }
     total(sums)
 }
@@ -134,16 +144,31 @@ pub fn exponentials(x: &mut [f32], shift: f32) -> f32 {
 #[inline(always)]
 pub fn sum_of_exponentials(x: &[f32], shift: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
-    let (blocks, rest) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for lane in 0..LANES {
-            sums[lane] += exp(block[lane] - shift);
+    let mut buffer = [0.0f32; PART];
+    for x in x.chunks(PART) {
+        let part = &mut buffer[..x.len()];
+        for (part, x) in part.iter_mut().zip(x) {
+            *part = exp(*x - shift);
         }
-    }
-    for (sum, x) in sums.iter_mut().zip(rest) {
-        *sum += exp(*x - shift);
+        add(&mut sums, part);
     }
     total(sums)
+}
+
+/// Adds a slice to the lanes; the remainder of a block goes to the first ones.
+#[inline(always)]
+fn add(sums: &mut [f32; LANES], x: &[f32]) {
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = *sums;
+    for block in blocks {
+        for lane in 0..LANES {
+            lanes[lane] += block[lane];
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += x;
+    }
+    *sums = lanes;
 }
 
 /// Σ x² in f64.
