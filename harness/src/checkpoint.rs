@@ -30,9 +30,11 @@ const DAMAGED: &str = ".damaged";
 /// Bytes read at a time while hashing.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// Whether a tensor of this role belongs somewhere.
+type Belongs = fn(TensorRole) -> bool;
+
 /// The tensor files and what they hold. Master weights are the optimizer's: the model is whole without them.
-const FILES: [(&str, fn(TensorRole) -> bool); 2] =
-    [("weights.safetensors", is_weight), ("moments.safetensors", is_optimizer_state)];
+const FILES: [(&str, Belongs); 2] = [("weights.safetensors", is_weight), ("moments.safetensors", is_optimizer_state)];
 
 /// Whether a tensor belongs to the model, as opposed to the optimizer.
 #[must_use]
