@@ -83,6 +83,7 @@ impl Plan {
     /// # Errors
     /// What the disk says.
     pub fn write(&self, suite: &Path) -> Result<()> {
+        files::create_directory(suite)?;
         files::write_atomically(&suite.join(FILE), toml::to_string(self)?.as_bytes())
     }
 
@@ -322,7 +323,7 @@ pub fn calibrate(cells: &[Cell], device: Device, precision: Precision) -> Result
     let adamw = cell.algorithm().map_err(|error| UserError::new(error.to_string()))?.adamw;
     let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
     let tokens: Vec<u32> = (0..rows * length).map(|index| (index * 7919 % network.vocabulary) as u32).collect();
-    let mut train = |learner: &mut dyn Learner, step: u64| -> Result<()> {
+    let train = |learner: &mut dyn Learner, step: u64| -> Result<()> {
         learner.accumulate(Batch { inputs: &tokens, targets: &tokens, rows, length, index: step }, 1.0 / tokens.len() as f64);
         learner.update(Update { step, learning_rate: 0.0, grad_clip: None });
         learner.drain()?;
