@@ -20,7 +20,11 @@ pub fn flops_per_token(network: &Network, low_rank: Option<&LowRank>, length: us
     let linears = match low_rank {
         None => 6.0 * linear,
         Some(low_rank) => {
-            let frozen = if low_rank.base == Base::None { 0.0 } else { 4.0 * linear };
+            let frozen = if low_rank.base == Base::None {
+                0.0
+            } else {
+                4.0 * linear
+            };
             frozen + 6.0 * network.low_rank_parameters(low_rank) as f64
         }
     };
@@ -50,7 +54,14 @@ impl Bytes {
     /// All classes together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Bytes { weights, gradients, moments, activations, logits, workspace } = *self;
+        let Bytes {
+            weights,
+            gradients,
+            moments,
+            activations,
+            logits,
+            workspace,
+        } = *self;
         weights + gradients + moments + activations + logits + workspace
     }
 }
@@ -75,7 +86,11 @@ pub fn bytes(
     };
     let total = network.total_parameters(low_rank);
     let trainable = network.trainable_parameters(low_rank);
-    let (d, i, layers) = (network.hidden as u64, network.intermediate as u64, network.layers as u64);
+    let (d, i, layers) = (
+        network.hidden as u64,
+        network.intermediate as u64,
+        network.layers as u64,
+    );
     let tokens = (rows * length) as u64;
     // A block keeps the inputs of its two norms, the two normed states, q, k, v and the mixed values, each D wide,
     // and gate, up and their product, each I wide; besides, a log-sum-exp for each head and, where there are
@@ -119,7 +134,10 @@ mod tests {
         let relora = bytes(&network, Some(&low_rank), Precision::Bf16, 60, 512);
         assert!(relora.weights > full.weights && relora.moments < full.moments);
         // arithmetic on the paper's counts: 368,174,080 parameters of 2 bytes, once and twice; 125,608,960 trainable
-        assert_eq!(full.weights + full.gradients + full.moments, 8 * 368_174_080);
+        assert_eq!(
+            full.weights + full.gradients + full.moments,
+            8 * 368_174_080
+        );
         assert_eq!(relora.moments, 4 * 125_608_960);
     }
 }

@@ -142,14 +142,20 @@ pub fn learner(
     match device {
         Device::Cpu => match precision {
             Precision::F32 => {
-                let placement =
-                    Placement { device: burn_flex::FlexDevice, dtype: Dtype::F32, masters: false };
-                let learner = LlamaLearner::<Flex>::new(network, adamw, placement, process_memory, draws);
+                let placement = Placement {
+                    device: burn_flex::FlexDevice,
+                    dtype: Dtype::F32,
+                    masters: false,
+                };
+                let learner =
+                    LlamaLearner::<Flex>::new(network, adamw, placement, process_memory, draws);
                 Ok(Box::new(learner))
             }
-            Precision::Bf16 | Precision::Bf16Master => {
-                Err(DeviceError::Precision { device, precision, possible: "f32" })
-            }
+            Precision::Bf16 | Precision::Bf16Master => Err(DeviceError::Precision {
+                device,
+                precision,
+                possible: "f32",
+            }),
         },
         Device::Cuda(index) => match probe().missing(index) {
             Some(missing) => Err(DeviceError::Missing { device, missing }),
@@ -179,12 +185,24 @@ fn cuda_learner(
         let masters = precision == Precision::Bf16Master;
         match precision {
             Precision::F32 => {
-                let placement = Placement { device, dtype: Dtype::F32, masters };
-                Box::new(LlamaLearner::<Cuda<f32>>::new(network, adamw, placement, memory, draws))
+                let placement = Placement {
+                    device,
+                    dtype: Dtype::F32,
+                    masters,
+                };
+                Box::new(LlamaLearner::<Cuda<f32>>::new(
+                    network, adamw, placement, memory, draws,
+                ))
             }
             Precision::Bf16 | Precision::Bf16Master => {
-                let placement = Placement { device, dtype: Dtype::Bf16, masters };
-                Box::new(LlamaLearner::<Cuda<bf16>>::new(network, adamw, placement, memory, draws))
+                let placement = Placement {
+                    device,
+                    dtype: Dtype::Bf16,
+                    masters,
+                };
+                Box::new(LlamaLearner::<Cuda<bf16>>::new(
+                    network, adamw, placement, memory, draws,
+                ))
             }
         }
     };
@@ -199,8 +217,13 @@ fn cuda_learner(
     _precision: Precision,
     _draws: &dyn Draws,
 ) -> Result<Box<dyn Learner>, DeviceError> {
-    let missing = "this program was built without its cuda feature; build it with the default features".to_owned();
-    Err(DeviceError::Missing { device: Device::Cuda(index), missing })
+    let missing =
+        "this program was built without its cuda feature; build it with the default features"
+            .to_owned();
+    Err(DeviceError::Missing {
+        device: Device::Cuda(index),
+        missing,
+    })
 }
 
 /// Memory of this process, from `/proc/self/status`; nothing where there is no such file.
@@ -211,7 +234,10 @@ fn process_memory() -> DeviceMemory {
         let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
         kibibytes.checked_mul(1024)
     };
-    DeviceMemory { peak_bytes: bytes("VmHWM:"), in_use_bytes: bytes("VmRSS:") }
+    DeviceMemory {
+        peak_bytes: bytes("VmHWM:"),
+        in_use_bytes: bytes("VmRSS:"),
+    }
 }
 
 /// What of CUDA is on this machine.
@@ -266,7 +292,10 @@ impl Cuda {
     #[must_use]
     pub fn missing(&self, index: usize) -> Option<String> {
         let Some(driver) = &self.driver else {
-            return Some("no NVIDIA driver was found (libcuda.so.1); install it, or choose device cpu".to_owned());
+            return Some(
+                "no NVIDIA driver was found (libcuda.so.1); install it, or choose device cpu"
+                    .to_owned(),
+            );
         };
         if let Some((major, minor)) = driver.cuda_version.filter(|version| *version < OLDEST_CUDA) {
             let (oldest_major, oldest_minor) = OLDEST_CUDA;
@@ -275,14 +304,21 @@ impl Cuda {
             ));
         }
         if let Some(code) = driver.error_code {
-            return Some(format!("the NVIDIA driver does not start (CUDA error {code}); see nvidia-smi"));
+            return Some(format!(
+                "the NVIDIA driver does not start (CUDA error {code}); see nvidia-smi"
+            ));
         }
         if self.devices.is_empty() {
-            return Some("the NVIDIA driver finds no GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES".to_owned());
+            return Some(
+                "the NVIDIA driver finds no GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+                    .to_owned(),
+            );
         }
         if index >= self.devices.len() {
             let last = self.devices.len() - 1;
-            return Some(format!("GPU {index} does not exist; choose cuda:0 to cuda:{last}"));
+            return Some(format!(
+                "GPU {index} does not exist; choose cuda:0 to cuda:{last}"
+            ));
         }
         if self.nvrtc.is_none() {
             return Some(
@@ -299,10 +335,18 @@ impl Cuda {
 /// where something is missing.
 #[must_use]
 pub fn probe() -> Cuda {
-    let mut cuda = Cuda { driver: None, devices: Vec::new(), nvrtc: None };
+    let mut cuda = Cuda {
+        driver: None,
+        devices: Vec::new(),
+        nvrtc: None,
+    };
     if let Some((name, library)) = load(DRIVER_LIBRARIES.iter().map(|name| (*name).to_owned())) {
         let mut driver = Driver {
-            library: DRIVER_LIBRARIES.iter().find(|known| **known == name).copied().unwrap_or("libcuda.so.1"),
+            library: DRIVER_LIBRARIES
+                .iter()
+                .find(|known| **known == name)
+                .copied()
+                .unwrap_or("libcuda.so.1"),
             cuda_version: driver_version(&library),
             error_code: None,
         };
@@ -314,16 +358,25 @@ pub fn probe() -> Cuda {
         // A driver that has been started is not unloaded before the process ends.
         std::mem::forget(library);
     }
-    let candidates = NVRTC_LIBRARIES.iter().map(|name| (*name).to_owned()).chain(toolkit_libraries());
+    let candidates = NVRTC_LIBRARIES
+        .iter()
+        .map(|name| (*name).to_owned())
+        .chain(toolkit_libraries());
     if let Some((name, library)) = load(candidates) {
-        cuda.nvrtc = Some(Nvrtc { library: name, version: nvrtc_version(&library) });
+        cuda.nvrtc = Some(Nvrtc {
+            library: name,
+            version: nvrtc_version(&library),
+        });
     }
     cuda
 }
 
 /// The compiler inside a toolkit that the environment names.
 fn toolkit_libraries() -> impl Iterator<Item = String> {
-    let roots = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let roots = ["CUDA_PATH", "CUDA_HOME"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .map(PathBuf::from);
     roots.map(|root| root.join("lib64").join("libnvrtc.so").display().to_string())
 }
 
@@ -344,8 +397,9 @@ fn driver_version(library: &Library) -> Option<(u32, u32)> {
     let mut version: c_int = 0;
     // SAFETY: the signature is that of cuda.h, `CUresult cuDriverGetVersion(int *)`; the pointer outlives the call.
     let code = unsafe {
-        let function =
-            library.get::<unsafe extern "system" fn(*mut c_int) -> c_int>(b"cuDriverGetVersion\0").ok()?;
+        let function = library
+            .get::<unsafe extern "system" fn(*mut c_int) -> c_int>(b"cuDriverGetVersion\0")
+            .ok()?;
         function(&raw mut version)
     };
     let version = u32::try_from(version).ok().filter(|_| code == 0)?;
@@ -363,8 +417,9 @@ fn device_names(library: &Library) -> Result<Vec<String>, i32> {
     // `cuDeviceGet(CUdevice *, int)` and `cuDeviceGetName(char *, int, CUdevice)` with `CUdevice` an int. All pointers
     // outlive their calls, and the name's buffer is as long as it is said to be.
     unsafe {
-        let init =
-            library.get::<unsafe extern "system" fn(c_uint) -> c_int>(b"cuInit\0").map_err(|_| NO_SYMBOL)?;
+        let init = library
+            .get::<unsafe extern "system" fn(c_uint) -> c_int>(b"cuInit\0")
+            .map_err(|_| NO_SYMBOL)?;
         let get_count = library
             .get::<unsafe extern "system" fn(*mut c_int) -> c_int>(b"cuDeviceGetCount\0")
             .map_err(|_| NO_SYMBOL)?;
@@ -372,7 +427,9 @@ fn device_names(library: &Library) -> Result<Vec<String>, i32> {
             .get::<unsafe extern "system" fn(*mut c_int, c_int) -> c_int>(b"cuDeviceGet\0")
             .map_err(|_| NO_SYMBOL)?;
         let get_name = library
-            .get::<unsafe extern "system" fn(*mut c_char, c_int, c_int) -> c_int>(b"cuDeviceGetName\0")
+            .get::<unsafe extern "system" fn(*mut c_char, c_int, c_int) -> c_int>(
+                b"cuDeviceGetName\0",
+            )
             .map_err(|_| NO_SYMBOL)?;
         checked(init(0))?;
         checked(get_count(&raw mut count))?;
@@ -414,7 +471,12 @@ mod tests {
 
     fn made(device: Device, precision: Precision) -> Result<(), String> {
         let network = Network::named("nano", 257).unwrap();
-        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let adamw = AdamW {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        };
         let learner = learner(&network, &adamw, device, precision, &Seeded { seed: 0 });
         learner.map(drop).map_err(|error| error.to_string())
     }
@@ -442,20 +504,71 @@ mod tests {
 
     #[test]
     fn each_missing_part_of_cuda_has_a_line_of_its_own() {
-        let driver = Driver { library: "libcuda.so.1", cuda_version: Some((12, 4)), error_code: None };
-        let nvrtc = Nvrtc { library: "libnvrtc.so".to_owned(), version: Some((12, 4)) };
-        let whole =
-            Cuda { driver: Some(driver.clone()), devices: vec!["a GPU".to_owned()], nvrtc: Some(nvrtc) };
+        let driver = Driver {
+            library: "libcuda.so.1",
+            cuda_version: Some((12, 4)),
+            error_code: None,
+        };
+        let nvrtc = Nvrtc {
+            library: "libnvrtc.so".to_owned(),
+            version: Some((12, 4)),
+        };
+        let whole = Cuda {
+            driver: Some(driver.clone()),
+            devices: vec!["a GPU".to_owned()],
+            nvrtc: Some(nvrtc),
+        };
         assert_eq!(whole.missing(0), None);
-        let old = Driver { cuda_version: Some((11, 4)), ..driver.clone() };
-        let stuck = Driver { error_code: Some(999), ..driver };
+        let old = Driver {
+            cuda_version: Some((11, 4)),
+            ..driver.clone()
+        };
+        let stuck = Driver {
+            error_code: Some(999),
+            ..driver
+        };
         for (index, cuda, expected) in [
-            (0, Cuda { driver: None, ..whole.clone() }, "no NVIDIA driver"),
-            (0, Cuda { driver: Some(old), ..whole.clone() }, "supports CUDA 11.4"),
-            (0, Cuda { driver: Some(stuck), ..whole.clone() }, "CUDA error 999"),
-            (0, Cuda { devices: Vec::new(), ..whole.clone() }, "finds no GPU"),
+            (
+                0,
+                Cuda {
+                    driver: None,
+                    ..whole.clone()
+                },
+                "no NVIDIA driver",
+            ),
+            (
+                0,
+                Cuda {
+                    driver: Some(old),
+                    ..whole.clone()
+                },
+                "supports CUDA 11.4",
+            ),
+            (
+                0,
+                Cuda {
+                    driver: Some(stuck),
+                    ..whole.clone()
+                },
+                "CUDA error 999",
+            ),
+            (
+                0,
+                Cuda {
+                    devices: Vec::new(),
+                    ..whole.clone()
+                },
+                "finds no GPU",
+            ),
             (1, whole.clone(), "choose cuda:0 to cuda:0"),
-            (0, Cuda { nvrtc: None, ..whole.clone() }, "run-time compiler"),
+            (
+                0,
+                Cuda {
+                    nvrtc: None,
+                    ..whole.clone()
+                },
+                "run-time compiler",
+            ),
         ] {
             let line = cuda.missing(index).unwrap();
             assert!(line.contains(expected) && !line.contains('\n'), "{line}");
@@ -466,6 +579,9 @@ mod tests {
     fn a_gpu_that_is_not_there_is_an_error_of_one_line() {
         // whatever the machine has, it does not have so many
         let error = made(Device::Cuda(4096), Precision::F32).unwrap_err();
-        assert!(error.starts_with("device cuda:4096 cannot be used: ") && !error.contains('\n'), "{error}");
+        assert!(
+            error.starts_with("device cuda:4096 cannot be used: ") && !error.contains('\n'),
+            "{error}"
+        );
     }
 }

@@ -93,7 +93,9 @@ impl Draws for Seeded {
             DrawRole::FactorA | DrawRole::FactorB => {
                 #[expect(clippy::cast_precision_loss, reason = "a layer is narrower than 2^24")]
                 let bound = 1.0 / (what.shape[1] as f32).sqrt();
-                (0..count).map(|_| bound * (2.0 * unit(&mut generator) - 1.0)).collect()
+                (0..count)
+                    .map(|_| bound * (2.0 * unit(&mut generator) - 1.0))
+                    .collect()
             }
             DrawRole::KeepFirst | DrawRole::KeepSecond | DrawRole::Dropout => {
                 (0..count).map(|_| unit(&mut generator)).collect()
@@ -107,7 +109,12 @@ mod tests {
     use super::*;
 
     fn draw(name: &str, role: DrawRole, step: u64) -> Draw<'_> {
-        Draw { name, role, step, shape: [64, 256] }
+        Draw {
+            name,
+            role,
+            step,
+            shape: [64, 256],
+        }
     }
 
     #[test]
@@ -118,20 +125,26 @@ mod tests {
         assert_ne!(values, seeded.values(&draw("b", DrawRole::KeepFirst, 3)));
         assert_ne!(values, seeded.values(&draw("a", DrawRole::KeepSecond, 3)));
         assert_ne!(values, seeded.values(&draw("a", DrawRole::KeepFirst, 4)));
-        assert_ne!(values, Seeded { seed: 8 }.values(&draw("a", DrawRole::KeepFirst, 3)));
+        assert_ne!(
+            values,
+            Seeded { seed: 8 }.values(&draw("a", DrawRole::KeepFirst, 3))
+        );
     }
 
     #[test]
     fn weights_are_normal_and_factors_uniform_within_their_bound() {
         let weights = Seeded { seed: 1 }.values(&draw("w", DrawRole::Weight, 0));
         let mean = weights.iter().sum::<f32>() / weights.len() as f32;
-        let deviation = (weights.iter().map(|value| value * value).sum::<f32>() / weights.len() as f32).sqrt();
+        let deviation =
+            (weights.iter().map(|value| value * value).sum::<f32>() / weights.len() as f32).sqrt();
         // 16384 draws: the standard error is 0.02/128 for the mean, about 0.02/181 for the deviation
         assert!(mean.abs() < 0.02 / 128.0 * 5.0, "{mean}");
         assert!((deviation - 0.02).abs() < 0.02 / 181.0 * 5.0, "{deviation}");
 
         let factors = Seeded { seed: 1 }.values(&draw("a", DrawRole::FactorA, 0));
-        let largest = factors.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let largest = factors
+            .iter()
+            .fold(0.0f32, |largest, value| largest.max(value.abs()));
         assert!(largest <= 1.0 / 16.0 && largest > 0.99 / 16.0, "{largest}");
     }
 }

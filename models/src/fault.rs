@@ -20,7 +20,9 @@ impl DeviceFault {
     /// A fault whose reason is the first line of `reason`: drivers and panics add a trace below it.
     pub(crate) fn new(reason: &str) -> Self {
         let line = reason.lines().map(str::trim).find(|line| !line.is_empty());
-        Self { reason: line.unwrap_or("no reason given").to_owned() }
+        Self {
+            reason: line.unwrap_or("no reason given").to_owned(),
+        }
     }
 }
 
@@ -47,17 +49,26 @@ impl PanicWatch {
                 previous(info);
             }));
         });
-        Self { panics_before: PANICS.lock().unwrap_or_else(PoisonError::into_inner).0 }
+        Self {
+            panics_before: PANICS.lock().unwrap_or_else(PoisonError::into_inner).0,
+        }
     }
 
     /// Fails once any thread has panicked since the watch began.
     pub(crate) fn check(self) -> Result<(), DeviceFault> {
         let seen = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.0 == self.panics_before { Ok(()) } else { Err(DeviceFault::new(&seen.1)) }
+        if seen.0 == self.panics_before {
+            Ok(())
+        } else {
+            Err(DeviceFault::new(&seen.1))
+        }
     }
 
     /// Does `work` unless a panic has been seen; a panic within it becomes a fault.
-    pub(crate) fn guard<T>(self, work: impl FnOnce() -> Result<T, DeviceFault>) -> Result<T, DeviceFault> {
+    pub(crate) fn guard<T>(
+        self,
+        work: impl FnOnce() -> Result<T, DeviceFault>,
+    ) -> Result<T, DeviceFault> {
         self.check()?;
         let result = panic::catch_unwind(AssertUnwindSafe(work));
         self.check()?;

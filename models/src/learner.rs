@@ -9,7 +9,9 @@ use crate::llama::{Block, Dropout, Llama, Pass, forward};
 use crate::low_rank::{Linear, LowRank, Scaling};
 use crate::network::Network;
 use crate::optimizer::{AdamW, Reading, Update, adamw, clip_factor, global_norm};
-use crate::parameter::{Parameter, Placement, Role, TensorError, TensorInfo, TensorRole, from_bytes, to_bytes, to_host};
+use crate::parameter::{
+    Parameter, Placement, Role, TensorError, TensorInfo, TensorRole, from_bytes, to_bytes, to_host,
+};
 use crate::reset::{MomentReset, ResetReport, reset};
 use crate::{Batch, ops};
 
@@ -148,7 +150,10 @@ impl<B: ops::Backend> LlamaLearner<B> {
     }
 
     /// Does `work` unless the device has failed before; remembers a failure for the next call that can tell it.
-    fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, DeviceFault>) -> Result<T, DeviceFault> {
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, DeviceFault>,
+    ) -> Result<T, DeviceFault> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
@@ -160,16 +165,26 @@ impl<B: ops::Backend> LlamaLearner<B> {
     }
 
     fn pass<'a>(&self, dropout: Option<&'a Dropout>) -> Pass<'a> {
-        #[expect(clippy::cast_possible_truncation, reason = "layers compute in f32 or less")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "layers compute in f32 or less"
+        )]
         let scale = match self.attached.as_ref().map(|attached| attached.scaling) {
             Some(Scaling::Fixed(scale)) => scale as f32,
             Some(Scaling::TanhScalar) | None => 1.0,
         };
-        Pass { heads: self.heads, scale, dropout }
+        Pass {
+            heads: self.heads,
+            scale,
+            dropout,
+        }
     }
 
     fn find(&self, name: &str) -> Option<(TensorInfo, &Tensor<B, 2>)> {
-        self.parameters.iter().flat_map(Parameter::tensors).find(|(info, _)| info.name == name)
+        self.parameters
+            .iter()
+            .flat_map(Parameter::tensors)
+            .find(|(info, _)| info.name == name)
     }
 }
 
@@ -180,7 +195,11 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
             for linear in learner.parameters.linears_mut() {
                 linear.attach(step, low_rank, draws, placement);
             }
-            for parameter in learner.parameters.iter_mut().filter(|parameter| parameter.is_trainable()) {
+            for parameter in learner
+                .parameters
+                .iter_mut()
+                .filter(|parameter| parameter.is_trainable())
+            {
                 parameter.gradient = None;
                 parameter.forget_moments(placement);
             }
@@ -197,7 +216,10 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
 
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
         let _told_by_drain = self.attempt(|learner| {
-            let dropout = learner.attached.as_ref().filter(|attached| attached.dropout_share > 0.0);
+            let dropout = learner
+                .attached
+                .as_ref()
+                .filter(|attached| attached.dropout_share > 0.0);
             let dropout = dropout.map(|attached| Dropout {
                 share: attached.dropout_share,
                 key: attached.dropout_key,
@@ -205,7 +227,11 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
             });
             let lifted = learner.parameters.map(|parameter| {
                 let tensor = Tensor::<Autodiff<B>, 2>::from_inner(parameter.value.clone());
-                if parameter.is_trainable() { tensor.require_grad() } else { tensor }
+                if parameter.is_trainable() {
+                    tensor.require_grad()
+                } else {
+                    tensor
+                }
             });
             let loss = forward(&lifted, batch, &learner.pass(dropout.as_ref()));
             learner.losses.push((weight, loss.clone().inner()));
@@ -223,20 +249,38 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
 
     fn update(&mut self, update: Update) {
         let _told_by_drain = self.attempt(|learner| {
-            let mut trainable: Vec<_> =
-                learner.parameters.iter_mut().filter(|parameter| parameter.is_trainable()).collect();
-            let gradients: Vec<_> = trainable.iter_mut().map(|parameter| parameter.take_gradient()).collect();
+            let mut trainable: Vec<_> = learner
+                .parameters
+                .iter_mut()
+                .filter(|parameter| parameter.is_trainable())
+                .collect();
+            let gradients: Vec<_> = trainable
+                .iter_mut()
+                .map(|parameter| parameter.take_gradient())
+                .collect();
             let grad_norm = global_norm(&gradients)?;
             let losses = std::mem::take(&mut learner.losses);
-            learner.updates.push(PendingReading { step: update.step, losses, grad_norm });
+            learner.updates.push(PendingReading {
+                step: update.step,
+                losses,
+                grad_norm,
+            });
             if !grad_norm.is_finite() {
                 learner.first_bad_step.get_or_insert(update.step);
             }
             if learner.first_bad_step.is_some() {
                 return Ok(());
             }
-            let attach_step = learner.attached.as_ref().map_or(0, |attached| attached.step);
-            let AdamW { beta1, beta2, epsilon, weight_decay } = learner.adamw;
+            let attach_step = learner
+                .attached
+                .as_ref()
+                .map_or(0, |attached| attached.step);
+            let AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+            } = learner.adamw;
             let step = ops::AdamStep {
                 learning_rate: update.learning_rate,
                 beta1,
@@ -264,21 +308,37 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
         });
     }
 
-    fn reset_moments(&mut self, step: u64, moment_reset: &MomentReset, draws: &dyn Draws) -> ResetReport {
-        self.attempt(|learner| reset(learner.parameters.iter_mut(), step, moment_reset, draws)).unwrap_or_default()
+    fn reset_moments(
+        &mut self,
+        step: u64,
+        moment_reset: &MomentReset,
+        draws: &dyn Draws,
+    ) -> ResetReport {
+        self.attempt(|learner| reset(learner.parameters.iter_mut(), step, moment_reset, draws))
+            .unwrap_or_default()
     }
 
     fn drain(&mut self) -> Result<Vec<Reading>, DeviceFault> {
         self.attempt(|learner| {
             std::mem::take(&mut learner.updates)
                 .into_iter()
-                .map(|PendingReading { step, losses, grad_norm }| {
-                    let mut loss = 0.0;
-                    for (weight, sum) in losses {
-                        loss += weight * sum_on_host(sum)?;
-                    }
-                    Ok(Reading { step, loss, grad_norm })
-                })
+                .map(
+                    |PendingReading {
+                         step,
+                         losses,
+                         grad_norm,
+                     }| {
+                        let mut loss = 0.0;
+                        for (weight, sum) in losses {
+                            loss += weight * sum_on_host(sum)?;
+                        }
+                        Ok(Reading {
+                            step,
+                            loss,
+                            grad_norm,
+                        })
+                    },
+                )
                 .collect()
         })
     }
@@ -287,25 +347,36 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
         self.attempt(|learner| {
             let weights = learner.parameters.map(|parameter| parameter.value.clone());
             let sum = sum_on_host(forward(&weights, batch, &learner.pass(None)))?;
-            Ok(LossSum { sum, targets: batch.target_count() })
+            Ok(LossSum {
+                sum,
+                targets: batch.target_count(),
+            })
         })
     }
 
     fn tensors(&self) -> Vec<TensorInfo> {
-        self.parameters.iter().flat_map(Parameter::tensors).map(|(info, _)| info).collect()
+        self.parameters
+            .iter()
+            .flat_map(Parameter::tensors)
+            .map(|(info, _)| info)
+            .collect()
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, DeviceFault> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        let (_, tensor) = self.find(name).ok_or_else(|| DeviceFault::new(&format!("there is no tensor {name}")))?;
+        let (_, tensor) = self
+            .find(name)
+            .ok_or_else(|| DeviceFault::new(&format!("there is no tensor {name}")))?;
         self.panics.guard(|| to_bytes(tensor))
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), TensorError> {
         let Some((info, _)) = self.find(name) else {
-            return Err(TensorError::UnknownName { name: name.to_owned() });
+            return Err(TensorError::UnknownName {
+                name: name.to_owned(),
+            });
         };
         if bytes.len() != info.size_bytes() {
             return Err(TensorError::WrongLength {
@@ -322,7 +393,11 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
                 TensorRole::SecondMoment => ".exp_avg_sq",
             };
             let owner = name.strip_suffix(suffix).unwrap_or(name);
-            for parameter in learner.parameters.iter_mut().filter(|parameter| parameter.name == owner) {
+            for parameter in learner
+                .parameters
+                .iter_mut()
+                .filter(|parameter| parameter.name == owner)
+            {
                 if let Some(tensor) = parameter.tensor_mut(info.role) {
                     *tensor = from_bytes(bytes, tensor);
                 }
@@ -344,13 +419,22 @@ fn sum_on_host<B: ops::Backend>(sum: Tensor<B, 1>) -> Result<f64, DeviceFault> {
 
 /// The key of all dropout masks, out of the run's draws: 8 draws of 24 bits each, hashed down.
 fn dropout_key(step: u64, draws: &dyn Draws) -> Seeded {
-    let draw = Draw { name: "dropout", role: DrawRole::Dropout, step, shape: [1, 8] };
+    let draw = Draw {
+        name: "dropout",
+        role: DrawRole::Dropout,
+        step,
+        shape: [1, 8],
+    };
     let mut hasher = blake3::Hasher::new();
     for value in draws.values(&draw) {
         hasher.update(&value.to_le_bytes());
     }
     let hash = hasher.finalize();
-    let seed = hash.as_bytes().iter().take(8).fold(0, |seed, &byte| seed << 8 | u64::from(byte));
+    let seed = hash
+        .as_bytes()
+        .iter()
+        .take(8)
+        .fold(0, |seed, &byte| seed << 8 | u64::from(byte));
     Seeded { seed }
 }
 
@@ -360,15 +444,37 @@ fn initial_parameters<B: ops::Backend>(
     placement: &Placement<B>,
     draws: &dyn Draws,
 ) -> Llama<Parameter<B>> {
-    let Network { hidden, intermediate, vocabulary, .. } = *network;
+    let Network {
+        hidden,
+        intermediate,
+        vocabulary,
+        ..
+    } = *network;
     let drawn = |name: String, shape: [usize; 2]| {
-        let mut values = draws.values(&Draw { name: &name, role: DrawRole::Weight, step: 0, shape });
+        let mut values = draws.values(&Draw {
+            name: &name,
+            role: DrawRole::Weight,
+            step: 0,
+            shape,
+        });
         if let (Some(row), true) = (network.frozen_embedding_row, name == EMBEDDING) {
-            values.iter_mut().skip(row as usize * hidden).take(hidden).for_each(|value| *value = 0.0);
+            values
+                .iter_mut()
+                .skip(row as usize * hidden)
+                .take(hidden)
+                .for_each(|value| *value = 0.0);
         }
         Parameter::new(name, Role::Weight, shape.to_vec(), values, placement)
     };
-    let norm = |name: String| Parameter::new(name, Role::Weight, vec![hidden], vec![1.0; hidden], placement);
+    let norm = |name: String| {
+        Parameter::new(
+            name,
+            Role::Weight,
+            vec![hidden],
+            vec![1.0; hidden],
+            placement,
+        )
+    };
     let linear = |module: String, shape: [usize; 2]| Linear {
         weight: Some(drawn(format!("{module}.weight"), shape)),
         module: module.into(),

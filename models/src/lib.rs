@@ -25,7 +25,9 @@ mod optimizer;
 mod parameter;
 mod reset;
 
-pub use device::{Cuda, Device, DeviceError, Driver, Nvrtc, Precision, UnknownName, learner, probe};
+pub use device::{
+    Cuda, Device, DeviceError, Driver, Nvrtc, Precision, UnknownName, learner, probe,
+};
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;
 pub use learner::{DeviceMemory, Learner, LossSum};
@@ -57,6 +59,9 @@ impl Batch<'_> {
     /// Targets that carry a loss.
     #[must_use]
     pub fn target_count(&self) -> u64 {
-        self.targets.iter().filter(|&&target| target != IGNORE).count() as u64
+        self.targets
+            .iter()
+            .filter(|&&target| target != IGNORE)
+            .count() as u64
     }
 }

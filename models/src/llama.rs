@@ -77,12 +77,22 @@ pub(crate) fn forward<B: ops::Backend>(
         hidden_nd = hidden_nd.add(block.down.forward(ops::swiglu(gate_ni, up_ni), pass));
     }
     let normed_nd = ops::rms_norm(hidden_nd, weights.norm.clone());
-    ops::cross_entropy(normed_nd, weights.head.clone(), indices(batch.targets, &device))
+    ops::cross_entropy(
+        normed_nd,
+        weights.head.clone(),
+        indices(batch.targets, &device),
+    )
 }
 
 /// Tokens on the device, `-1` for [`IGNORE`].
 fn indices<B: ops::Backend>(tokens: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
-    let index = |&token: &u32| if token == IGNORE { -1 } else { token.cast_signed() };
+    let index = |&token: &u32| {
+        if token == IGNORE {
+            -1
+        } else {
+            token.cast_signed()
+        }
+    };
     let indices: Vec<i32> = tokens.iter().map(index).collect();
     Tensor::from_data(TensorData::new(indices, [tokens.len()]), device)
 }
@@ -90,12 +100,20 @@ fn indices<B: ops::Backend>(tokens: &[u32], device: &B::Device) -> Tensor<B, 1, 
 impl Dropout {
     /// `x` with a share of its elements 0 and the others larger for it, so that the mean stays.
     pub(crate) fn apply<B: ops::Backend>(&self, x: Tensor<B, 2>, module: &str) -> Tensor<B, 2> {
-        let draw =
-            Draw { name: module, role: DrawRole::Dropout, step: self.batch_index, shape: x.dims() };
-        #[expect(clippy::cast_possible_truncation, reason = "a share needs no more than f32")]
+        let draw = Draw {
+            name: module,
+            role: DrawRole::Dropout,
+            step: self.batch_index,
+            shape: x.dims(),
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a share needs no more than f32"
+        )]
         let (share, kept) = (self.share as f32, (1.0 / (1.0 - self.share)) as f32);
         let mut mask = self.key.values(&draw);
-        mask.iter_mut().for_each(|value| *value = if *value < share { 0.0 } else { kept });
+        mask.iter_mut()
+            .for_each(|value| *value = if *value < share { 0.0 } else { kept });
         let mask = Tensor::from_data(TensorData::new(mask, x.dims()), (&x.device(), x.dtype()));
         x.mul(mask)
     }
@@ -115,20 +133,35 @@ impl<P> Llama<P> {
     /// Every parameter, in the order in which it is used.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &P> {
         let blocks = self.blocks.iter().flat_map(Block::iter);
-        [&self.embedding].into_iter().chain(blocks).chain([&self.norm, &self.head])
+        [&self.embedding]
+            .into_iter()
+            .chain(blocks)
+            .chain([&self.norm, &self.head])
     }
 
     /// The same, to change.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut P> {
         let blocks = self.blocks.iter_mut().flat_map(Block::iter_mut);
-        [&mut self.embedding].into_iter().chain(blocks).chain([&mut self.norm, &mut self.head])
+        [&mut self.embedding]
+            .into_iter()
+            .chain(blocks)
+            .chain([&mut self.norm, &mut self.head])
     }
 
     /// Every linear layer.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<P>> {
-        self.blocks.iter_mut().flat_map(|Block { query, key, value, output, gate, up, down, .. }| {
-            [query, key, value, output, gate, up, down]
-        })
+        self.blocks.iter_mut().flat_map(
+            |Block {
+                 query,
+                 key,
+                 value,
+                 output,
+                 gate,
+                 up,
+                 down,
+                 ..
+             }| { [query, key, value, output, gate, up, down] },
+        )
     }
 }
 
@@ -148,15 +181,39 @@ impl<P> Block<P> {
     }
 
     fn iter(&self) -> impl Iterator<Item = &P> {
-        let attention = [&self.query, &self.key, &self.value, &self.output].into_iter().flat_map(Linear::iter);
-        let mlp = [&self.gate, &self.up, &self.down].into_iter().flat_map(Linear::iter);
-        [&self.attention_norm].into_iter().chain(attention).chain([&self.mlp_norm]).chain(mlp)
+        let attention = [&self.query, &self.key, &self.value, &self.output]
+            .into_iter()
+            .flat_map(Linear::iter);
+        let mlp = [&self.gate, &self.up, &self.down]
+            .into_iter()
+            .flat_map(Linear::iter);
+        [&self.attention_norm]
+            .into_iter()
+            .chain(attention)
+            .chain([&self.mlp_norm])
+            .chain(mlp)
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut P> {
-        let Block { attention_norm, query, key, value, output, mlp_norm, gate, up, down } = self;
-        let attention = [query, key, value, output].into_iter().flat_map(Linear::iter_mut);
+        let Block {
+            attention_norm,
+            query,
+            key,
+            value,
+            output,
+            mlp_norm,
+            gate,
+            up,
+            down,
+        } = self;
+        let attention = [query, key, value, output]
+            .into_iter()
+            .flat_map(Linear::iter_mut);
         let mlp = [gate, up, down].into_iter().flat_map(Linear::iter_mut);
-        [attention_norm].into_iter().chain(attention).chain([mlp_norm]).chain(mlp)
+        [attention_norm]
+            .into_iter()
+            .chain(attention)
+            .chain([mlp_norm])
+            .chain(mlp)
     }
 }

@@ -68,10 +68,16 @@ impl LowRank {
         let smallest = network.hidden.min(network.intermediate);
         let largest = network.hidden.max(network.intermediate);
         if self.rank == 0 || self.rank > smallest {
-            return Err(NetworkError::Rank { rank: self.rank, smallest, largest });
+            return Err(NetworkError::Rank {
+                rank: self.rank,
+                smallest,
+                largest,
+            });
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(NetworkError::Dropout { dropout: self.dropout });
+            return Err(NetworkError::Dropout {
+                dropout: self.dropout,
+            });
         }
         Ok(())
     }
@@ -110,14 +116,26 @@ impl<P> Linear<P> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &P> {
         let factors = self.factors.as_ref();
-        let own = factors.map(|factors| [&factors.a, &factors.b]).into_iter().flatten();
-        self.weight.iter().chain(own).chain(factors.and_then(|factors| factors.scalar.as_ref()))
+        let own = factors
+            .map(|factors| [&factors.a, &factors.b])
+            .into_iter()
+            .flatten();
+        self.weight
+            .iter()
+            .chain(own)
+            .chain(factors.and_then(|factors| factors.scalar.as_ref()))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut P> {
-        let factors = self.factors.as_mut().map(|Factors { a, b, scalar }| ([a, b], scalar));
+        let factors = self
+            .factors
+            .as_mut()
+            .map(|Factors { a, b, scalar }| ([a, b], scalar));
         let (own, scalar) = factors.unzip();
-        self.weight.iter_mut().chain(own.into_iter().flatten()).chain(scalar.into_iter().flatten())
+        self.weight
+            .iter_mut()
+            .chain(own.into_iter().flatten())
+            .chain(scalar.into_iter().flatten())
     }
 }
 
@@ -127,7 +145,8 @@ impl<B: ops::Backend> Linear<Tensor<B, 2>> {
     pub(crate) fn forward(&self, x: Tensor<B, 2>, pass: &Pass<'_>) -> Tensor<B, 2> {
         let weight = self.weight.clone();
         let Some(Factors { a, b, scalar }) = &self.factors else {
-            let weight = weight.expect("a layer without factors has a weight: only `attach` removes it");
+            let weight =
+                weight.expect("a layer without factors has a weight: only `attach` removes it");
             return ops::linear(x, weight);
         };
         let (a, b) = (a.clone(), b.clone());
@@ -140,7 +159,9 @@ impl<B: ops::Backend> Linear<Tensor<B, 2>> {
                 };
                 let product = match scalar {
                     None => ops::low_rank_linear(dropped, None, a, b, pass.scale),
-                    Some(scalar) => ops::linear(ops::linear(dropped, a), b).mul(scalar.clone().tanh()),
+                    Some(scalar) => {
+                        ops::linear(ops::linear(dropped, a), b).mul(scalar.clone().tanh())
+                    }
                 };
                 match weight {
                     Some(weight) => ops::linear(x, weight).add(product),
@@ -160,7 +181,9 @@ impl<B: ops::Backend> Linear<Parameter<B>> {
         draws: &dyn Draws,
         placement: &Placement<B>,
     ) {
-        let Some(mut weight) = self.weight.take() else { return };
+        let Some(mut weight) = self.weight.take() else {
+            return;
+        };
         let [out_features, in_features] = weight.matrix_shape();
         weight.freeze();
         match low_rank.base {
@@ -174,7 +197,12 @@ impl<B: ops::Backend> Linear<Parameter<B>> {
         let factor = |suffix: &str, role, drawn: Option<DrawRole>, shape: [usize; 2]| {
             let name = format!("{}.{suffix}", self.module);
             let values = match drawn {
-                Some(role) => draws.values(&Draw { name: &name, role, step, shape }),
+                Some(role) => draws.values(&Draw {
+                    name: &name,
+                    role,
+                    step,
+                    shape,
+                }),
                 None => vec![0.0; shape[0] * shape[1]],
             };
             Parameter::new(name, role, shape.to_vec(), values, placement)
@@ -188,12 +216,28 @@ impl<B: ops::Backend> Linear<Parameter<B>> {
             Scaling::Fixed(_) => None,
             Scaling::TanhScalar => {
                 let name = format!("{}.scaling", self.module);
-                Some(Parameter::new(name, Role::Scalar, vec![1], vec![1.0], placement))
+                Some(Parameter::new(
+                    name,
+                    Role::Scalar,
+                    vec![1],
+                    vec![1.0],
+                    placement,
+                ))
             }
         };
         self.factors = Some(Factors {
-            a: factor("lora_A.weight", Role::FactorA, draw_a, [low_rank.rank, in_features]),
-            b: factor("lora_B.weight", Role::FactorB, draw_b, [out_features, low_rank.rank]),
+            a: factor(
+                "lora_A.weight",
+                Role::FactorA,
+                draw_a,
+                [low_rank.rank, in_features],
+            ),
+            b: factor(
+                "lora_B.weight",
+                Role::FactorB,
+                draw_b,
+                [out_features, low_rank.rank],
+            ),
             scalar,
         });
     }
@@ -207,14 +251,22 @@ impl<B: ops::Backend> Linear<Parameter<B>> {
         draws: &dyn Draws,
         placement: &Placement<B>,
     ) {
-        let (Some(weight), Some(Factors { a, b, scalar })) = (&mut self.weight, &mut self.factors) else { return };
+        let (Some(weight), Some(Factors { a, b, scalar })) = (&mut self.weight, &mut self.factors)
+        else {
+            return;
+        };
         let scale = match (scaling, scalar.as_ref()) {
             (_, Some(scalar)) => scalar.full().tanh(),
             (Scaling::Fixed(scale), None) => a.full().slice([0..1, 0..1]).full_like(scale),
             (Scaling::TanhScalar, None) => return,
         };
         weight.set_full(merge(weight.full(), a.full(), b.full(), scale), placement);
-        let draw = Draw { name: &a.name, role: DrawRole::FactorA, step, shape: a.matrix_shape() };
+        let draw = Draw {
+            name: &a.name,
+            role: DrawRole::FactorA,
+            step,
+            shape: a.matrix_shape(),
+        };
         a.set_values(draws.values(&draw), placement);
         b.set_values(vec![0.0; b.shape.iter().product()], placement);
         if let Some(scalar) = scalar {

@@ -41,7 +41,9 @@ pub enum NetworkError {
         hidden: usize,
     },
     /// Rotary positions turn pairs of coordinates, so a head must be of even width.
-    #[error("{heads} heads of a hidden width of {hidden} are {width} wide; rotary positions need an even width")]
+    #[error(
+        "{heads} heads of a hidden width of {hidden} are {width} wide; rotary positions need an even width"
+    )]
     OddHead {
         /// Number of heads.
         heads: usize,
@@ -97,19 +99,35 @@ const OFFICIAL: [Shape; 13] = [
 ];
 
 /// Our own shapes, for two cores and a small vocabulary; they follow the official ratio `I ≈ 8/3 D`.
-const LAPTOP: [Shape; 3] = [("nano", 64, 176, 2, 4), ("micro", 128, 352, 4, 4), ("mini", 256, 688, 4, 4)];
+const LAPTOP: [Shape; 3] = [
+    ("nano", 64, 176, 2, 4),
+    ("micro", 128, 352, 4, 4),
+    ("mini", 256, 688, 4, 4),
+];
 
 /// The paper's control networks: for each size, the official shape that is nearest to what ReLoRA trains there.
-const CONTROLS: [(&str, &str); 5] =
-    [("60m", "40m"), ("130m", "71m"), ("250m", "100m"), ("350m", "130m"), ("1b", "250m")];
+const CONTROLS: [(&str, &str); 5] = [
+    ("60m", "40m"),
+    ("130m", "71m"),
+    ("250m", "100m"),
+    ("350m", "130m"),
+    ("1b", "250m"),
+];
 
 const NAMES: [&str; 16] = [
-    "nano", "micro", "mini", "9m", "20m", "35m", "40m", "60m", "71m", "100m", "130m", "250m", "350m", "1b", "3b",
-    "7b",
+    "nano", "micro", "mini", "9m", "20m", "35m", "40m", "60m", "71m", "100m", "130m", "250m",
+    "350m", "1b", "3b", "7b",
 ];
 
 fn from_shape((_, hidden, intermediate, layers, heads): Shape, vocabulary: usize) -> Network {
-    Network { hidden, intermediate, layers, heads, vocabulary, frozen_embedding_row: None }
+    Network {
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        vocabulary,
+        frozen_embedding_row: None,
+    }
 }
 
 impl Network {
@@ -122,7 +140,10 @@ impl Network {
     /// The shape of that name over a vocabulary of so many tokens; `None` for a name that is not known.
     #[must_use]
     pub fn named(name: &str, vocabulary: usize) -> Option<Network> {
-        let shape = OFFICIAL.iter().chain(&LAPTOP).find(|shape| shape.0 == name)?;
+        let shape = OFFICIAL
+            .iter()
+            .chain(&LAPTOP)
+            .find(|shape| shape.0 == name)?;
         Some(from_shape(*shape, vocabulary))
     }
 
@@ -142,15 +163,26 @@ impl Network {
                 return Err(NetworkError::Zero { what });
             }
         }
-        let Network { hidden, heads, vocabulary, .. } = *self;
+        let Network {
+            hidden,
+            heads,
+            vocabulary,
+            ..
+        } = *self;
         if !hidden.is_multiple_of(heads) {
             return Err(NetworkError::HeadsDoNotDivide { heads, hidden });
         }
         if !(hidden / heads).is_multiple_of(2) {
-            return Err(NetworkError::OddHead { heads, hidden, width: hidden / heads });
+            return Err(NetworkError::OddHead {
+                heads,
+                hidden,
+                width: hidden / heads,
+            });
         }
         match self.frozen_embedding_row {
-            Some(row) if row as usize >= vocabulary => Err(NetworkError::FrozenRow { row, vocabulary }),
+            Some(row) if row as usize >= vocabulary => {
+                Err(NetworkError::FrozenRow { row, vocabulary })
+            }
             _ => Ok(()),
         }
     }
@@ -158,21 +190,33 @@ impl Network {
     /// All parameters at full rank: `2VD + N(4D² + 3DI) + (2N + 1)D`.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        let (d, n, v) = (self.hidden as u64, self.layers as u64, self.vocabulary as u64);
+        let (d, n, v) = (
+            self.hidden as u64,
+            self.layers as u64,
+            self.vocabulary as u64,
+        );
         2 * v * d + self.linear_parameters() + (2 * n + 1) * d
     }
 
     /// The seven linear layers of each block, which the low-rank form freezes: `N(4D² + 3DI)`.
     #[must_use]
     pub fn linear_parameters(&self) -> u64 {
-        let (d, i, n) = (self.hidden as u64, self.intermediate as u64, self.layers as u64);
+        let (d, i, n) = (
+            self.hidden as u64,
+            self.intermediate as u64,
+            self.layers as u64,
+        );
         n * (4 * d * d + 3 * d * i)
     }
 
     /// What the low-rank form adds: `N·r(11D + 3I)`, and `7N` learned scalings where there are any.
     #[must_use]
     pub fn low_rank_parameters(&self, low_rank: &LowRank) -> u64 {
-        let (d, i, n) = (self.hidden as u64, self.intermediate as u64, self.layers as u64);
+        let (d, i, n) = (
+            self.hidden as u64,
+            self.intermediate as u64,
+            self.layers as u64,
+        );
         let scalars = match low_rank.scaling {
             Scaling::Fixed(_) => 0,
             Scaling::TanhScalar => 7 * n,
@@ -195,8 +239,14 @@ impl Network {
     #[must_use]
     pub fn total_parameters(&self, low_rank: Option<&LowRank>) -> u64 {
         let frozen = match low_rank {
-            Some(LowRank { base: Base::Keep | Base::Zero, .. }) => self.linear_parameters(),
-            Some(LowRank { base: Base::None, .. }) | None => 0,
+            Some(LowRank {
+                base: Base::Keep | Base::Zero,
+                ..
+            }) => self.linear_parameters(),
+            Some(LowRank {
+                base: Base::None, ..
+            })
+            | None => 0,
         };
         self.trainable_parameters(low_rank) + frozen
     }
@@ -211,20 +261,31 @@ impl Network {
     #[must_use]
     pub fn matched(&self, parameters: u64) -> Network {
         let official = OFFICIAL.iter().find(|shape| {
-            (shape.1, shape.2, shape.3, shape.4) == (self.hidden, self.intermediate, self.layers, self.heads)
+            (shape.1, shape.2, shape.3, shape.4)
+                == (self.hidden, self.intermediate, self.layers, self.heads)
         });
         let control = official.and_then(|shape| CONTROLS.iter().find(|pair| pair.0 == shape.0));
         if let Some(network) = control.and_then(|pair| Network::named(pair.1, self.vocabulary)) {
-            return Network { frozen_embedding_row: self.frozen_embedding_row, ..network };
+            return Network {
+                frozen_embedding_row: self.frozen_embedding_row,
+                ..network
+            };
         }
         let step = 2 * self.heads.max(1);
         (step..=2 * self.hidden.max(step))
             .step_by(step)
-            .flat_map(|hidden| (2 * hidden..=4 * hidden).map(move |intermediate| (hidden, intermediate)))
-            .map(|(hidden, intermediate)| Network { hidden, intermediate, ..self.clone() })
+            .flat_map(|hidden| {
+                (2 * hidden..=4 * hidden).map(move |intermediate| (hidden, intermediate))
+            })
+            .map(|(hidden, intermediate)| Network {
+                hidden,
+                intermediate,
+                ..self.clone()
+            })
             .min_by_key(|network| {
                 let miss = network.parameters().abs_diff(parameters);
-                let oddness = 1000 * (3 * network.intermediate).abs_diff(8 * network.hidden) / network.hidden;
+                let oddness =
+                    1000 * (3 * network.intermediate).abs_diff(8 * network.hidden) / network.hidden;
                 let near = miss <= parameters / 200;
                 (!near, if near { oddness } else { 0 }, miss, network.hidden)
             })

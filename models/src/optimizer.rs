@@ -53,7 +53,10 @@ impl Reading {
 /// `√Σ‖g‖²` over all gradients: within a tensor as the device sums, over tensors in f64 and in the network's order.
 /// Waits for the device.
 pub(crate) fn global_norm<B: ops::Backend>(gradients: &[Tensor<B, 2>]) -> Result<f64, DeviceFault> {
-    let sums = gradients.iter().map(|gradient| ops::sum_of_squares(gradient.clone())).collect();
+    let sums = gradients
+        .iter()
+        .map(|gradient| ops::sum_of_squares(gradient.clone()))
+        .collect();
     let sums: Vec<f32> = to_host(Tensor::cat(sums, 0))?;
     Ok(sums.into_iter().map(f64::from).sum::<f64>().sqrt())
 }
@@ -70,7 +73,9 @@ pub(crate) fn adamw<B: ops::Backend>(
     step: ops::AdamStep,
     placement: &Placement<B>,
 ) {
-    let Some(Moments { first, second }) = parameter.moments.take() else { return };
+    let Some(Moments { first, second }) = parameter.moments.take() else {
+        return;
+    };
     let (value, first, second) = ops::adamw(parameter.take_full(), gradient, first, second, step);
     parameter.set_full(value, placement);
     parameter.moments = Some(Moments { first, second });

@@ -217,9 +217,16 @@ impl<B: ops::Backend> Parameter<B> {
 
     /// Zero moments, as before the first update.
     pub(crate) fn forget_moments(&mut self, placement: &Placement<B>) {
-        let zeros =
-            || Tensor::zeros(self.matrix_shape(), (&placement.device, placement.state_dtype().burn()));
-        self.moments = Some(Moments { first: zeros(), second: zeros() });
+        let zeros = || {
+            Tensor::zeros(
+                self.matrix_shape(),
+                (&placement.device, placement.state_dtype().burn()),
+            )
+        };
+        self.moments = Some(Moments {
+            first: zeros(),
+            second: zeros(),
+        });
     }
 
     /// From here on the optimizer leaves it alone, and nothing is kept for the optimizer's sake.
@@ -234,7 +241,11 @@ impl<B: ops::Backend> Parameter<B> {
 
     /// `gradient += addend`.
     pub(crate) fn add_gradient(&mut self, addend: Tensor<B, 2>, placement: &Placement<B>) {
-        let addend = if placement.masters { addend.cast(DType::F32) } else { addend };
+        let addend = if placement.masters {
+            addend.cast(DType::F32)
+        } else {
+            addend
+        };
         self.gradient = Some(match self.gradient.take() {
             Some(sum) => sum.add(addend),
             None => addend,
@@ -243,12 +254,18 @@ impl<B: ops::Backend> Parameter<B> {
 
     /// The gradient, zero where there was none, and with the frozen row taken out.
     pub(crate) fn take_gradient(&mut self) -> Tensor<B, 2> {
-        let gradient = self.gradient.take().unwrap_or_else(|| self.full().zeros_like());
+        let gradient = self
+            .gradient
+            .take()
+            .unwrap_or_else(|| self.full().zeros_like());
         match self.frozen_row {
             None => gradient,
             Some(row) => {
                 let columns = gradient.dims()[1];
-                let zeros = gradient.clone().slice([row..row + 1, 0..columns]).zeros_like();
+                let zeros = gradient
+                    .clone()
+                    .slice([row..row + 1, 0..columns])
+                    .zeros_like();
                 gradient.slice_assign([row..row + 1, 0..columns], zeros)
             }
         }
@@ -256,19 +273,39 @@ impl<B: ops::Backend> Parameter<B> {
 
     /// Everything that a checkpoint needs of this parameter, in a fixed order.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (TensorInfo, &Tensor<B, 2>)> {
-        let own = if self.is_trainable() { TensorRole::Trainable } else { TensorRole::Frozen };
+        let own = if self.is_trainable() {
+            TensorRole::Trainable
+        } else {
+            TensorRole::Frozen
+        };
         let moments = self.moments.as_ref();
         [
             (own, "", Some(&self.value)),
             (TensorRole::Master, ".master", self.master.as_ref()),
-            (TensorRole::FirstMoment, ".exp_avg", moments.map(|moments| &moments.first)),
-            (TensorRole::SecondMoment, ".exp_avg_sq", moments.map(|moments| &moments.second)),
+            (
+                TensorRole::FirstMoment,
+                ".exp_avg",
+                moments.map(|moments| &moments.first),
+            ),
+            (
+                TensorRole::SecondMoment,
+                ".exp_avg_sq",
+                moments.map(|moments| &moments.second),
+            ),
         ]
         .into_iter()
         .filter_map(|(role, suffix, tensor)| {
             let tensor = tensor?;
             let name = format!("{}{suffix}", self.name);
-            Some((TensorInfo { name, shape: self.shape.clone(), dtype: dtype_of(tensor), role }, tensor))
+            Some((
+                TensorInfo {
+                    name,
+                    shape: self.shape.clone(),
+                    dtype: dtype_of(tensor),
+                    role,
+                },
+                tensor,
+            ))
         })
     }
 
@@ -285,20 +322,31 @@ impl<B: ops::Backend> Parameter<B> {
 
 /// The type of a tensor that this crate has made.
 pub(crate) fn dtype_of<B: ops::Backend>(tensor: &Tensor<B, 2>) -> Dtype {
-    if tensor.dtype() == DType::BF16 { Dtype::Bf16 } else { Dtype::F32 }
+    if tensor.dtype() == DType::BF16 {
+        Dtype::Bf16
+    } else {
+        Dtype::F32
+    }
 }
 
 /// The tensor's elements as `f32`, row-major. Waits for the device.
 pub(crate) fn to_host<B: ops::Backend, const D: usize>(
     tensor: Tensor<B, D>,
 ) -> Result<Vec<f32>, DeviceFault> {
-    let data = tensor.try_into_data().map_err(|error| DeviceFault::new(&error.to_string()))?;
-    data.convert::<f32>().into_vec().map_err(|error| DeviceFault::new(&format!("{error:?}")))
+    let data = tensor
+        .try_into_data()
+        .map_err(|error| DeviceFault::new(&error.to_string()))?;
+    data.convert::<f32>()
+        .into_vec()
+        .map_err(|error| DeviceFault::new(&format!("{error:?}")))
 }
 
 /// A tensor of the same shape, type and device as `like` with these elements.
 pub(crate) fn from_host<B: ops::Backend>(values: Vec<f32>, like: &Tensor<B, 2>) -> Tensor<B, 2> {
-    Tensor::from_data(TensorData::new(values, like.dims()), (&like.device(), like.dtype()))
+    Tensor::from_data(
+        TensorData::new(values, like.dims()),
+        (&like.device(), like.dtype()),
+    )
 }
 
 /// Little-endian bytes of the tensor in its own type. Every `bf16` is an `f32` too, so nothing is rounded.
@@ -307,15 +355,28 @@ pub(crate) fn to_bytes<B: ops::Backend>(tensor: &Tensor<B, 2>) -> Result<Vec<u8>
     let values = to_host(tensor.clone())?;
     Ok(match dtype {
         Dtype::F32 => values.into_iter().flat_map(f32::to_le_bytes).collect(),
-        Dtype::Bf16 => values.into_iter().flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
+        Dtype::Bf16 => values
+            .into_iter()
+            .flat_map(|value| bf16::from_f32(value).to_le_bytes())
+            .collect(),
     })
 }
 
 /// The inverse of [`to_bytes`]; the caller has checked the length.
 pub(crate) fn from_bytes<B: ops::Backend>(bytes: &[u8], like: &Tensor<B, 2>) -> Tensor<B, 2> {
     let values = match dtype_of(like) {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect(),
-        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|chunk| bf16::from_le_bytes(*chunk).to_f32()).collect(),
+        Dtype::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|chunk| f32::from_le_bytes(*chunk))
+            .collect(),
+        Dtype::Bf16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|chunk| bf16::from_le_bytes(*chunk).to_f32())
+            .collect(),
     };
     from_host(values, like)
 }

@@ -55,7 +55,11 @@ pub struct ResetReport {
 /// The rank is `ratio·(n - 1)` in f32. Between neighbours `a` and `b` at a distance `w` from `a` it is
 /// `a + w(b - a)` below one half and `b - (b - a)(1 - w)` from there on, each with one rounding.
 #[must_use]
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the definition is in f32")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "the definition is in f32"
+)]
 #[expect(clippy::cast_sign_loss, reason = "a rank is not negative")]
 pub fn magnitude_quantile(values: &[f32], ratio: f64) -> Option<f32> {
     let mut magnitudes: Vec<f32> = values.iter().map(|value| value.abs()).collect();
@@ -64,9 +68,17 @@ pub fn magnitude_quantile(values: &[f32], ratio: f64) -> Option<f32> {
     let below = (rank.floor() as usize).min(last);
     let above = (rank.ceil() as usize).min(last);
     let (_, &mut a, rest) = magnitudes.select_nth_unstable_by(below, f32::total_cmp);
-    let b = if above > below { rest.iter().copied().min_by(f32::total_cmp).unwrap_or(a) } else { a };
+    let b = if above > below {
+        rest.iter().copied().min_by(f32::total_cmp).unwrap_or(a)
+    } else {
+        a
+    };
     let weight = rank - rank.floor();
-    Some(if weight < 0.5 { weight.mul_add(b - a, a) } else { (b - a).mul_add(-(1.0 - weight), b) })
+    Some(if weight < 0.5 {
+        weight.mul_add(b - a, a)
+    } else {
+        (b - a).mul_add(-(1.0 - weight), b)
+    })
 }
 
 /// Which of a tensor's elements a magnitude reset keeps: those strictly above the quantile, so that a tensor of equal
@@ -94,15 +106,26 @@ pub(crate) fn reset<'a, B: ops::Backend>(
             continue;
         }
         let shape = parameter.matrix_shape();
-        let Some(Moments { first, second }) = &mut parameter.moments else { continue };
+        let Some(Moments { first, second }) = &mut parameter.moments else {
+            continue;
+        };
         let dtype = crate::parameter::dtype_of(first);
         let mut moments = [to_host(first.clone())?, to_host(second.clone())?];
         let keep = |values: &[f32], role: DrawRole| match reset.kind {
             ResetKind::Zero => vec![false; values.len()],
             ResetKind::Magnitude(ratio) => keep_by_magnitude(values, ratio, dtype),
             ResetKind::Random(ratio) => {
-                let draw = Draw { name: &parameter.name, role, step, shape };
-                draws.values(&draw).into_iter().map(|value| f64::from(value) > ratio).collect()
+                let draw = Draw {
+                    name: &parameter.name,
+                    role,
+                    step,
+                    shape,
+                };
+                draws
+                    .values(&draw)
+                    .into_iter()
+                    .map(|value| f64::from(value) > ratio)
+                    .collect()
             }
         };
         let keep_first = keep(&moments[0], DrawRole::KeepFirst);

@@ -15,7 +15,10 @@ const TOLERANCE: f32 = 2e-6;
 
 fn matrix(values: Vec<f32>, rows: usize) -> Matrix {
     let columns = values.len() / rows;
-    Matrix::from_data(TensorData::new(values, [rows, columns]), &Default::default())
+    Matrix::from_data(
+        TensorData::new(values, [rows, columns]),
+        &Default::default(),
+    )
 }
 
 fn values(matrix: Matrix) -> Vec<f32> {
@@ -37,11 +40,17 @@ fn forward_and_merge_are_those_of_the_official_code() {
         let mut weight = matrix(floats(&tensors, &format!("{name}.W0")), outputs);
         // Our layers have no bias; where the official one has, it is taken off its outputs.
         let has_bias = case["bias"].as_bool().unwrap();
-        let bias = if has_bias { floats(&tensors, &format!("{name}.bias")) } else { vec![0.0; outputs] };
+        let bias = if has_bias {
+            floats(&tensors, &format!("{name}.bias"))
+        } else {
+            vec![0.0; outputs]
+        };
         let expected_output = |key: &str| {
             let mut output = floats(&tensors, key);
             for row in output.chunks_mut(outputs) {
-                row.iter_mut().zip(&bias).for_each(|(output, bias)| *output -= bias);
+                row.iter_mut()
+                    .zip(&bias)
+                    .for_each(|(output, bias)| *output -= bias);
             }
             output
         };
@@ -51,20 +60,36 @@ fn forward_and_merge_are_those_of_the_official_code() {
             let b = matrix(floats(&tensors, &key("B")), outputs);
             let scale = golden_merge["effective_scale"].as_f64().unwrap() as f32;
 
-            let before = ops::low_rank_linear(x.clone(), Some(weight.clone()), a.clone(), b.clone(), scale);
+            let before =
+                ops::low_rank_linear(x.clone(), Some(weight.clone()), a.clone(), b.clone(), scale);
             weight = merge(weight, a, b, matrix(vec![scale], 1));
             let after = ops::linear(x.clone(), weight.clone());
 
             for (what, ours, expected) in [
-                ("y before", values(before), expected_output(&key("y_before"))),
-                ("W after", values(weight.clone()), floats(&tensors, &key("W_after"))),
+                (
+                    "y before",
+                    values(before),
+                    expected_output(&key("y_before")),
+                ),
+                (
+                    "W after",
+                    values(weight.clone()),
+                    floats(&tensors, &key("W_after")),
+                ),
                 ("y after", values(after), expected_output(&key("y_after"))),
             ] {
                 let difference = relative_difference(&ours, &expected);
-                assert!(difference <= TOLERANCE, "{name} merge {number}: {what} differs by {difference}");
+                assert!(
+                    difference <= TOLERANCE,
+                    "{name} merge {number}: {what} differs by {difference}"
+                );
             }
             // what the official code leaves of B
-            assert!(floats(&tensors, &key("B_after")).iter().all(|value| *value == 0.0));
+            assert!(
+                floats(&tensors, &key("B_after"))
+                    .iter()
+                    .all(|value| *value == 0.0)
+            );
             merges += 1;
         }
     }

@@ -5,23 +5,35 @@ mod common;
 
 use common::{ADAMW, Rows, cpu_learner, golden_json, low_rank, read_floats, snapshot};
 use models::{
-    Draw, DrawRole, Draws, Dtype, Learner, Mask, MomentReset, Network, ResetKind, Seeded, TensorRole,
-    keep_by_magnitude, magnitude_quantile,
+    Draw, DrawRole, Draws, Dtype, Learner, Mask, MomentReset, Network, ResetKind, Seeded,
+    TensorRole, keep_by_magnitude, magnitude_quantile,
 };
 use serde_json::Value;
 
 fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|number| number.as_f64().unwrap() as f32)
+        .collect()
 }
 
 fn pruned(values: &[f32], ratio: f64, dtype: Dtype) -> Vec<f32> {
     let keep = keep_by_magnitude(values, ratio, dtype);
-    values.iter().zip(keep).map(|(value, keep)| if keep { *value } else { 0.0 }).collect()
+    values
+        .iter()
+        .zip(keep)
+        .map(|(value, keep)| if keep { *value } else { 0.0 })
+        .collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
     // the official code multiplies by its mask, which keeps the sign of a zero; we do not care for it
-    values.iter().map(|value| if *value == 0.0 { 0 } else { value.to_bits() }).collect()
+    values
+        .iter()
+        .map(|value| if *value == 0.0 { 0 } else { value.to_bits() })
+        .collect()
 }
 
 #[test]
@@ -33,12 +45,24 @@ fn single_tensors_are_pruned_to_the_bit_as_the_official_code_prunes_them() {
         let label = format!("{} {} at {}", case["label"], case["shape"], case["ratio"]);
         let ratio = case["ratio"].as_f64().unwrap();
         let (before, after) = (numbers(&case["before"]), numbers(&case["after"]));
-        let dtype = if case["dtype"] == "bfloat16" { Dtype::Bf16 } else { Dtype::F32 };
+        let dtype = if case["dtype"] == "bfloat16" {
+            Dtype::Bf16
+        } else {
+            Dtype::F32
+        };
         if dtype == Dtype::F32 {
             let threshold = case["threshold"].as_f64().unwrap() as f32;
-            assert_eq!(magnitude_quantile(&before, ratio), Some(threshold), "{label}");
+            assert_eq!(
+                magnitude_quantile(&before, ratio),
+                Some(threshold),
+                "{label}"
+            );
         }
-        assert_eq!(bits(&pruned(&before, ratio, dtype)), bits(&after), "{label}");
+        assert_eq!(
+            bits(&pruned(&before, ratio, dtype)),
+            bits(&after),
+            "{label}"
+        );
     }
 }
 
@@ -47,7 +71,9 @@ fn an_optimizer_s_factors_are_pruned_as_the_official_code_prunes_them() {
     let golden = golden_json("resets.json");
     let mut compared = 0;
     for case in golden["optimizer_cases"].as_array().unwrap() {
-        let ratio = case["args"]["optimizer_magnitude_pruning"].as_f64().unwrap();
+        let ratio = case["args"]["optimizer_magnitude_pruning"]
+            .as_f64()
+            .unwrap();
         if ratio == 0.0 {
             continue; // random: which elements survive is torch's generator's affair
         }
@@ -56,7 +82,11 @@ fn an_optimizer_s_factors_are_pruned_as_the_official_code_prunes_them() {
                 let name = name.as_str().unwrap();
                 let before = numbers(&case["before"][name][moment]);
                 let after = numbers(&case["after"][name][moment]);
-                assert_eq!(bits(&pruned(&before, ratio, Dtype::F32)), bits(&after), "{name} {moment}");
+                assert_eq!(
+                    bits(&pruned(&before, ratio, Dtype::F32)),
+                    bits(&after),
+                    "{name} {moment}"
+                );
                 compared += 1;
             }
         }
@@ -73,7 +103,11 @@ fn trained() -> Box<dyn Learner> {
     for step in 0..4 {
         let rows = Rows::new(step);
         learner.accumulate(rows.batch(step), rows.weight());
-        learner.update(models::Update { step, learning_rate: 1e-3, grad_clip: None });
+        learner.update(models::Update {
+            step,
+            learning_rate: 1e-3,
+            grad_clip: None,
+        });
     }
     learner
 }
@@ -84,10 +118,17 @@ fn is_factor_moment(name: &str, role: TensorRole) -> bool {
 
 #[test]
 fn a_reset_touches_the_moments_of_factors_and_nothing_else() {
-    for kind in [ResetKind::Zero, ResetKind::Magnitude(0.9), ResetKind::Random(0.9)] {
+    for kind in [
+        ResetKind::Zero,
+        ResetKind::Magnitude(0.9),
+        ResetKind::Random(0.9),
+    ] {
         let mut learner = trained();
         let before = snapshot(&*learner);
-        let reset = MomentReset { kind, mask: Mask::Separate };
+        let reset = MomentReset {
+            kind,
+            mask: Mask::Separate,
+        };
         let report = learner.reset_moments(4, &reset, &Seeded { seed: 3 });
         let mut total = 0;
         for ((name, role, before), (_, _, after)) in before.iter().zip(snapshot(&*learner)) {
@@ -120,10 +161,17 @@ fn a_joint_mask_keeps_the_two_moments_of_an_element_together() {
             learner.reset_moments(4, &MomentReset { kind, mask }, &Seeded { seed: 3 });
             let first = read_floats(&*learner, &format!("{name}.exp_avg"));
             let second = read_floats(&*learner, &format!("{name}.exp_avg_sq"));
-            let together = first.iter().zip(&second).all(|(first, second)| (*first == 0.0) == (*second == 0.0));
+            let together = first
+                .iter()
+                .zip(&second)
+                .all(|(first, second)| (*first == 0.0) == (*second == 0.0));
             assert_eq!(together, joint, "{kind:?} {mask:?}");
             if let (ResetKind::Magnitude(ratio), true) = (kind, joint) {
-                assert_eq!(first, pruned(&first_before, ratio, Dtype::F32), "the first moment decides");
+                assert_eq!(
+                    first,
+                    pruned(&first_before, ratio, Dtype::F32),
+                    "the first moment decides"
+                );
             }
         }
     }
@@ -135,11 +183,23 @@ fn random_draws_keep_the_share_that_the_official_code_keeps() {
     for case in golden["random"].as_array().unwrap() {
         let ratio = case["ratio"].as_f64().unwrap();
         let count = case["n"].as_u64().unwrap() as usize;
-        let draw = Draw { name: "a", role: DrawRole::KeepFirst, step: 0, shape: [1, count] };
-        let kept = Seeded { seed: 0 }.values(&draw).into_iter().filter(|value| f64::from(*value) > ratio).count();
+        let draw = Draw {
+            name: "a",
+            role: DrawRole::KeepFirst,
+            step: 0,
+            shape: [1, count],
+        };
+        let kept = Seeded { seed: 0 }
+            .values(&draw)
+            .into_iter()
+            .filter(|value| f64::from(*value) > ratio)
+            .count();
         // two independent samples of the same share: five standard errors of their difference
         let error = (2.0 * ratio * (1.0 - ratio) / count as f64).sqrt();
         let difference = kept as f64 / count as f64 - case["kept_fraction"].as_f64().unwrap();
-        assert!(difference.abs() <= 5.0 * error, "ratio {ratio}: {difference}");
+        assert!(
+            difference.abs() <= 5.0 * error,
+            "ratio {ratio}: {difference}"
+        );
     }
 }

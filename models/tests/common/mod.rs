@@ -5,7 +5,8 @@ use std::path::Path;
 
 use burn_flex::Flex;
 use models::{
-    AdamW, Base, Batch, Device, FactorInit, IGNORE, Learner, LowRank, Network, Precision, Scaling, Seeded, TensorRole,
+    AdamW, Base, Batch, Device, FactorInit, IGNORE, Learner, LowRank, Network, Precision, Scaling,
+    Seeded, TensorRole,
 };
 use safetensors::SafeTensors;
 
@@ -13,11 +14,18 @@ use safetensors::SafeTensors;
 pub type Matrix = burn::tensor::Tensor<Flex, 2>;
 
 /// Adam as the official code sets it up.
-pub const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+pub const ADAMW: AdamW = AdamW {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.0,
+};
 
 /// A file of `tests/golden`, which the official code `Guitaricet/relora@176f376` has written (torch 2.8, CPU, f32).
 pub fn golden(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -27,24 +35,48 @@ pub fn golden_json(name: &str) -> serde_json::Value {
 
 /// The elements of an f32 tensor.
 pub fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let view = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-    view.data().as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+    let view = tensors
+        .tensor(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    view.data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|chunk| f32::from_le_bytes(*chunk))
+        .collect()
 }
 
 /// The elements of an i32 tensor of tokens.
 pub fn tokens(tensors: &SafeTensors<'_>, name: &str) -> Vec<u32> {
-    let view = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-    view.data().as_chunks().0.iter().map(|chunk| u32::from_le_bytes(*chunk)).collect()
+    let view = tensors
+        .tensor(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    view.data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|chunk| u32::from_le_bytes(*chunk))
+        .collect()
 }
 
 /// The network of the golden trajectories.
 pub fn golden_network() -> Network {
-    Network { hidden: 32, intermediate: 88, layers: 2, heads: 4, vocabulary: 257, frozen_embedding_row: Some(256) }
+    Network {
+        hidden: 32,
+        intermediate: 88,
+        layers: 2,
+        heads: 4,
+        vocabulary: 257,
+        frozen_embedding_row: Some(256),
+    }
 }
 
 /// `[rows, length]` tokens as the official code uses them: the last position of a row has no target.
 pub fn official_targets(inputs: &[u32], length: usize) -> Vec<u32> {
-    inputs.chunks(length).flat_map(|row| row[1..].iter().copied().chain([IGNORE])).collect()
+    inputs
+        .chunks(length)
+        .flat_map(|row| row[1..].iter().copied().chain([IGNORE]))
+        .collect()
 }
 
 pub fn low_rank() -> LowRank {
@@ -58,7 +90,14 @@ pub fn low_rank() -> LowRank {
 }
 
 pub fn cpu_learner(network: &Network, adamw: &AdamW, seed: u64) -> Box<dyn Learner> {
-    models::learner(network, adamw, Device::Cpu, Precision::F32, &Seeded { seed }).unwrap()
+    models::learner(
+        network,
+        adamw,
+        Device::Cpu,
+        Precision::F32,
+        &Seeded { seed },
+    )
+    .unwrap()
 }
 
 /// Rows of tokens in which each follows from the one before, so that there is something to learn.
@@ -73,17 +112,29 @@ impl Rows {
 
     pub fn new(seed: u64) -> Self {
         let row = |row: u64| {
-            (0..=Self::LENGTH as u64).map(move |position| ((seed * 31 + row * 17 + position * 7) % 61) as u32)
+            (0..=Self::LENGTH as u64)
+                .map(move |position| ((seed * 31 + row * 17 + position * 7) % 61) as u32)
         };
-        let rows: Vec<Vec<u32>> = (0..Self::COUNT as u64).map(|number| row(number).collect()).collect();
+        let rows: Vec<Vec<u32>> = (0..Self::COUNT as u64)
+            .map(|number| row(number).collect())
+            .collect();
         Self {
-            inputs: rows.iter().flat_map(|row| row[..Self::LENGTH].to_vec()).collect(),
+            inputs: rows
+                .iter()
+                .flat_map(|row| row[..Self::LENGTH].to_vec())
+                .collect(),
             targets: rows.iter().flat_map(|row| row[1..].to_vec()).collect(),
         }
     }
 
     pub fn batch(&self, index: u64) -> Batch<'_> {
-        Batch { inputs: &self.inputs, targets: &self.targets, rows: Self::COUNT, length: Self::LENGTH, index }
+        Batch {
+            inputs: &self.inputs,
+            targets: &self.targets,
+            rows: Self::COUNT,
+            length: Self::LENGTH,
+            index,
+        }
     }
 
     /// The weight that makes the gradient that of the mean.
@@ -95,22 +146,45 @@ impl Rows {
 /// Everything that a checkpoint would hold.
 pub fn snapshot(learner: &dyn Learner) -> Vec<(String, TensorRole, Vec<u8>)> {
     let tensors = learner.tensors().into_iter();
-    tensors.map(|info| (info.name.clone(), info.role, learner.read(&info.name).unwrap())).collect()
+    tensors
+        .map(|info| {
+            (
+                info.name.clone(),
+                info.role,
+                learner.read(&info.name).unwrap(),
+            )
+        })
+        .collect()
 }
 
 pub fn read_floats(learner: &dyn Learner, name: &str) -> Vec<f32> {
-    learner.read(name).unwrap().as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+    learner
+        .read(name)
+        .unwrap()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|chunk| f32::from_le_bytes(*chunk))
+        .collect()
 }
 
 pub fn write_floats(learner: &mut dyn Learner, name: &str, values: &[f32]) {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     learner.write(name, &bytes).unwrap();
 }
 
 /// `max |a - b| / max |b|`.
 pub fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let difference = a.iter().zip(b).fold(0.0f32, |difference, (a, b)| difference.max((a - b).abs()));
+    let largest = b
+        .iter()
+        .fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let difference = a
+        .iter()
+        .zip(b)
+        .fold(0.0f32, |difference, (a, b)| difference.max((a - b).abs()));
     difference / largest.max(f32::MIN_POSITIVE)
 }
