@@ -28,7 +28,7 @@ check:
 
 # benchmarks of the training step, the merge, the loader and the tokenizer (criterion; optionally a name)
 bench *OPTIONS:
-    cargo bench --workspace --benches --profile dev -- {{OPTIONS}}
+    cargo bench --workspace --bench '*' --profile dev -- {{OPTIONS}}
 
 # one Markdown file about the suite that was worked on last
 report *OPTIONS:

@@ -35,27 +35,59 @@ const CASES: &[Case] = &[
     Case {
         what: "an unknown size",
         prepare: NOTHING,
-        arguments: &["train", "--profile", "smoke", "--size", "60mm", "--method", "full"],
+        arguments: &[
+            "train",
+            "--profile",
+            "smoke",
+            "--size",
+            "60mm",
+            "--method",
+            "full",
+        ],
         code: 2,
         says: &["size `60mm`", "did you mean `60m`"],
     },
     Case {
         what: "an unknown method",
         prepare: NOTHING,
-        arguments: &["train", "--profile", "smoke", "--size", "60m", "--method", "reolra"],
+        arguments: &[
+            "train",
+            "--profile",
+            "smoke",
+            "--size",
+            "60m",
+            "--method",
+            "reolra",
+        ],
         code: 2,
         says: &["method `reolra`", "did you mean `relora`"],
     },
     Case {
         what: "an unknown key",
         prepare: NOTHING,
-        arguments: &["bench-all", "--profile", "smoke", "--set", "settings.learning_rat=1"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "smoke",
+            "--set",
+            "settings.learning_rat=1",
+        ],
         code: 2,
-        says: &["--set", "`settings.learning_rat`", "did you mean `learning_rate`"],
+        says: &[
+            "--set",
+            "`settings.learning_rat`",
+            "did you mean `learning_rate`",
+        ],
     },
     Case {
         what: "an unknown key in a file",
-        prepare: |world| fs::write(world.path("mine.toml"), "extends = \"smoke\"\n[settings]\nrnk = 4\n").expect("written"),
+        prepare: |world| {
+            fs::write(
+                world.path("mine.toml"),
+                "extends = \"smoke\"\n[settings]\nrnk = 4\n",
+            )
+            .expect("written")
+        },
         arguments: &["bench-all", "--profile", "mine.toml"],
         code: 2,
         says: &["mine.toml:3:1", "`settings.rnk`", "did you mean `rank`"],
@@ -63,13 +95,25 @@ const CASES: &[Case] = &[
     Case {
         what: "a value of another kind",
         prepare: NOTHING,
-        arguments: &["bench-all", "--profile", "smoke", "--set", "settings.steps=many"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "smoke",
+            "--set",
+            "settings.steps=many",
+        ],
         code: 2,
         says: &["settings.steps", "many", "a whole number"],
     },
     Case {
         what: "malformed TOML",
-        prepare: |world| fs::write(world.path("mine.toml"), "seeds = [1]\nsizes = \"nano\nmethods = 3").expect("written"),
+        prepare: |world| {
+            fs::write(
+                world.path("mine.toml"),
+                "seeds = [1]\nsizes = \"nano\nmethods = 3",
+            )
+            .expect("written")
+        },
         arguments: &["bench-all", "--profile", "mine.toml"],
         code: 2,
         says: &["mine.toml:2:", "not valid TOML"],
@@ -105,7 +149,17 @@ const CASES: &[Case] = &[
     Case {
         what: "a budget below the least",
         prepare: NOTHING,
-        arguments: &["plan", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--budget", "10 tokens"],
+        arguments: &[
+            "plan",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--budget",
+            "10 tokens",
+        ],
         code: 2,
         says: &["budget", "too little", "the least is"],
     },
@@ -119,57 +173,153 @@ const CASES: &[Case] = &[
     Case {
         what: "a rank larger than the layer",
         prepare: NOTHING,
-        arguments: &["train", "--profile", "smoke", "--size", "nano", "--method", "lora", "--rank", "65"],
+        arguments: &[
+            "train",
+            "--profile",
+            "smoke",
+            "--size",
+            "nano",
+            "--method",
+            "lora",
+            "--rank",
+            "65",
+        ],
         code: 2,
         says: &["rank = 65", "64"],
     },
     Case {
         what: "a corpus that is not there",
         prepare: NOTHING,
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "nowhere.txt", "--device", "cpu", "--out", "out"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "nowhere.txt",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["nowhere.txt", "no such file"],
     },
     Case {
         what: "a folder without text",
         prepare: |world| fs::create_dir(world.path("folder")).expect("created"),
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "folder", "--device", "cpu", "--out", "out"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "folder",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["folder", "no text", ".jsonl"],
     },
     Case {
         what: "an empty corpus",
         prepare: |world| fs::write(world.path("empty.txt"), "").expect("written"),
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "empty.txt", "--device", "cpu", "--out", "out"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "empty.txt",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["empty.txt", "empty"],
     },
     Case {
         what: "a binary corpus",
-        prepare: |world| fs::write(world.path("binary.txt"), [0xff, 0xfe, 0x00, 0x80, b'\n', 0xc3]).expect("written"),
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "binary.txt", "--device", "cpu", "--out", "out"],
+        prepare: |world| {
+            fs::write(
+                world.path("binary.txt"),
+                [0xff, 0xfe, 0x00, 0x80, b'\n', 0xc3],
+            )
+            .expect("written")
+        },
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "binary.txt",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["binary.txt", "binary"],
     },
     Case {
         what: "lines that are not JSON",
-        prepare: |world| fs::write(world.path("bad.jsonl"), "{\"text\": \"fine\"}\n{\"text\": 3}\nno\n").expect("written"),
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "bad.jsonl", "--device", "cpu", "--out", "out"],
+        prepare: |world| {
+            fs::write(
+                world.path("bad.jsonl"),
+                "{\"text\": \"fine\"}\n{\"text\": 3}\nno\n",
+            )
+            .expect("written")
+        },
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "bad.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["2 of 3 lines", "bad_line_share", "bad.jsonl:2"],
     },
     Case {
         what: "a corrupt .gz",
-        prepare: |world| fs::write(world.path("corpus.jsonl.gz"), b"\x1f\x8b\x08\x00not really").expect("written"),
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl.gz", "--device", "cpu", "--out", "out"],
+        prepare: |world| {
+            fs::write(world.path("corpus.jsonl.gz"), b"\x1f\x8b\x08\x00not really")
+                .expect("written")
+        },
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl.gz",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["corpus.jsonl.gz", "not a whole .gz"],
     },
     Case {
         what: "a tokenizer.json that is not one",
-        prepare: |world| fs::write(world.path("tokenizer.json"), "{\"model\": 3}").expect("written"),
+        prepare: |world| {
+            fs::write(world.path("tokenizer.json"), "{\"model\": 3}").expect("written")
+        },
         arguments: &[
-            "bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--tokenizer", "tokenizer.json", "--device", "cpu", "--out",
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--tokenizer",
+            "tokenizer.json",
+            "--device",
+            "cpu",
+            "--out",
             "out",
         ],
         code: 2,
@@ -179,7 +329,16 @@ const CASES: &[Case] = &[
         what: "a sequence longer than the corpus",
         prepare: NOTHING,
         arguments: &[
-            "bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--out", "out", "--set",
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "out",
+            "--set",
             "settings.sequence_length=100000",
         ],
         code: 2,
@@ -188,7 +347,17 @@ const CASES: &[Case] = &[
     Case {
         what: "an output that is a file",
         prepare: NOTHING,
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--out", "tiny.toml"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "tiny.toml",
+        ],
         code: 2,
         says: &["tiny.toml", "is a file"],
     },
@@ -198,28 +367,66 @@ const CASES: &[Case] = &[
             fs::create_dir(world.path("thesis")).expect("created");
             fs::write(world.path("thesis/chapter-1.tex"), "years of work").expect("written");
         },
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--out", "thesis"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "thesis",
+        ],
         code: 2,
         says: &["thesis", "no suite"],
     },
     Case {
         what: "an output folder where nothing can be created",
         prepare: NOTHING,
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--out", "/proc/relora"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            "/proc/relora",
+        ],
         code: 1,
         says: &["/proc/relora", "cannot create"],
     },
     Case {
         what: "CUDA where there is none, or a GPU that does not exist",
         prepare: NOTHING,
-        arguments: &["bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cuda:99", "--out", "out"],
+        arguments: &[
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cuda:99",
+            "--out",
+            "out",
+        ],
         code: 2,
         says: &["cuda:99"],
     },
     Case {
         what: "a precision that the CPU has not",
         prepare: NOTHING,
-        arguments: &["plan", "--profile", "smoke", "--device", "cpu", "--precision", "bf16"],
+        arguments: &[
+            "plan",
+            "--profile",
+            "smoke",
+            "--device",
+            "cpu",
+            "--precision",
+            "bf16",
+        ],
         code: 2,
         says: &["bf16", "f32"],
     },
@@ -254,16 +461,31 @@ fn everything_wrong_is_one_line_that_says_what_would_be_right() {
         (case.prepare)(&world);
         let ended = world.run(case.arguments);
         // Below the line a hint may stand, after a blank one. What came of the text is said in lines of their own.
-        let lines: Vec<&str> = ended.stderr.lines().filter(|line| !line.starts_with("text: ")).collect();
+        let lines: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| !line.starts_with("text: "))
+            .collect();
         let line = lines.first().copied().unwrap_or_default();
         let alone = lines.get(1).is_none_or(|second| second.is_empty());
         let said = case.says.iter().all(|part| line.contains(part));
-        let calm = !ended.stderr.contains("panicked") && line.starts_with("error: ") && !line.ends_with('.');
+        let calm = !ended.stderr.contains("panicked")
+            && line.starts_with("error: ")
+            && !line.ends_with('.');
         if ended.code != Some(case.code) || !alone || !said || !calm || !ended.stdout.is_empty() {
-            wrong.push(format!("{}: {:?} should say {:?} and end {}\n{ended:#?}", case.what, case.arguments, case.says, case.code));
+            wrong.push(format!(
+                "{}: {:?} should say {:?} and end {}\n{ended:#?}",
+                case.what, case.arguments, case.says, case.code
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), CASES.len(), wrong.join("\n\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} cases:\n{}",
+        wrong.len(),
+        CASES.len(),
+        wrong.join("\n\n")
+    );
 }
 
 #[test]
@@ -272,8 +494,16 @@ fn what_was_there_is_left_as_it_was() {
     fs::create_dir(world.path("thesis")).expect("created");
     fs::write(world.path("thesis/chapter-1.tex"), "years of work").expect("written");
     assert_eq!(world.run(&World::suite("thesis", &[])).code, Some(2));
-    assert_eq!(fs::read_to_string(world.path("thesis/chapter-1.tex")).expect("still there"), "years of work");
-    assert_eq!(fs::read_dir(world.path("thesis")).expect("a folder").count(), 1);
+    assert_eq!(
+        fs::read_to_string(world.path("thesis/chapter-1.tex")).expect("still there"),
+        "years of work"
+    );
+    assert_eq!(
+        fs::read_dir(world.path("thesis"))
+            .expect("a folder")
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -281,16 +511,26 @@ fn a_suite_made_with_other_settings_is_refused_with_the_fields_that_differ() {
     let world = World::new();
     world.succeed(&World::suite("out", &["--only", "full"]));
     let before = fs::read(world.path("out/tiny-full-seed1/result.json")).expect("a result");
-    let ended = world.run(&World::suite("out", &["--only", "full", "--set", "method.full.learning_rate=1e-2"]));
+    let ended = world.run(&World::suite(
+        "out",
+        &["--only", "full", "--set", "method.full.learning_rate=1e-2"],
+    ));
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
     for part in ["out", "tiny-full-seed1", "learning_rate = 0.003, not 0.01"] {
         assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
     }
-    assert_eq!(fs::read(world.path("out/tiny-full-seed1/result.json")).expect("a result"), before);
+    assert_eq!(
+        fs::read(world.path("out/tiny-full-seed1/result.json")).expect("a result"),
+        before
+    );
 
     // Another text is another thing as well.
-    let mut file = fs::OpenOptions::new().append(true).open(world.path("corpus.jsonl")).expect("opened");
-    file.write_all(b"{\"text\": \"One story more, and nothing is as it was.\"}\n").expect("written");
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(world.path("corpus.jsonl"))
+        .expect("opened");
+    file.write_all(b"{\"text\": \"One story more, and nothing is as it was.\"}\n")
+        .expect("written");
     let ended = world.run(&World::suite("out", &["--only", "full"]));
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
     assert!(ended.stderr.contains("data.hash"), "{}", ended.stderr);
@@ -301,7 +541,11 @@ fn a_run_directory_of_another_program_is_not_touched() {
     let world = World::new();
     world.succeed(&World::suite("out", &["--only", "full"]));
     let manifest = world.path("out/tiny-full-seed1/manifest.json");
-    let newer = fs::read_to_string(&manifest).expect("a manifest").replacen("\"schema\": 1", "\"schema\": 99", 1);
+    let newer = fs::read_to_string(&manifest).expect("a manifest").replacen(
+        "\"schema\": 1",
+        "\"schema\": 99",
+        1,
+    );
     fs::write(&manifest, &newer).expect("written");
     fs::remove_file(world.path("out/tiny-full-seed1/result.json")).expect("removed");
     let ended = world.run(&World::suite("out", &["--only", "full"]));

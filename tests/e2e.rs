@@ -10,9 +10,27 @@ use crate::support::{World, tables};
 #[test]
 fn help_reads_as_it_did() {
     let world = World::new();
-    for command in ["", "bench-all", "plan", "train", "status", "tables", "report", "doctor", "completions"] {
-        let arguments: Vec<&str> = if command.is_empty() { vec!["--help"] } else { vec![command, "--help"] };
-        let name = if command.is_empty() { "help".to_owned() } else { format!("help-{command}") };
+    for command in [
+        "",
+        "bench-all",
+        "plan",
+        "train",
+        "status",
+        "tables",
+        "report",
+        "doctor",
+        "completions",
+    ] {
+        let arguments: Vec<&str> = if command.is_empty() {
+            vec!["--help"]
+        } else {
+            vec![command, "--help"]
+        };
+        let name = if command.is_empty() {
+            "help".to_owned()
+        } else {
+            format!("help-{command}")
+        };
         insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, world.succeed(&arguments).stdout);
         });
@@ -27,11 +45,25 @@ fn help_and_configuration_touch_neither_device_nor_text() {
         &["--version"],
         &["bench-all", "--profile", "paper", "--print-config"],
         &["plan", "--profile", "ablations", "--print-config"],
-        &["train", "--profile", "smoke", "--size", "nano", "--method", "relora", "--print-config"],
+        &[
+            "train",
+            "--profile",
+            "smoke",
+            "--size",
+            "nano",
+            "--method",
+            "relora",
+            "--print-config",
+        ],
         &["completions", "bash"],
     ] {
         // Without a home there are no crates to read and nowhere to keep anything.
-        let child = world.command(arguments).env_remove("HOME").env("CARGO_HOME", "/nowhere").spawn().expect("it starts");
+        let child = world
+            .command(arguments)
+            .env_remove("HOME")
+            .env("CARGO_HOME", "/nowhere")
+            .spawn()
+            .expect("it starts");
         let ended = crate::support::ended(child);
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:#?}");
     }
@@ -41,10 +73,28 @@ fn help_and_configuration_touch_neither_device_nor_text() {
 #[test]
 fn the_printed_configuration_is_a_profile_that_means_the_same() {
     let world = World::new();
-    for profile in ["smoke", "laptop", "paper", "ablations", "ablations-laptop", "tiny.toml"] {
-        let first = world.succeed(&["bench-all", "--profile", profile, "--set", "weight_decay=0.01", "--print-config"]).stdout;
+    for profile in [
+        "smoke",
+        "laptop",
+        "paper",
+        "ablations",
+        "ablations-laptop",
+        "tiny.toml",
+    ] {
+        let first = world
+            .succeed(&[
+                "bench-all",
+                "--profile",
+                profile,
+                "--set",
+                "weight_decay=0.01",
+                "--print-config",
+            ])
+            .stdout;
         fs::write(world.path("copied.toml"), &first).expect("written");
-        let second = world.succeed(&["bench-all", "--profile", "copied.toml", "--print-config"]).stdout;
+        let second = world
+            .succeed(&["bench-all", "--profile", "copied.toml", "--print-config"])
+            .stdout;
         assert_eq!(first, second, "{profile}");
         assert!(first.contains("weight_decay = 0.01"), "{profile}");
     }
@@ -53,19 +103,43 @@ fn the_printed_configuration_is_a_profile_that_means_the_same() {
 #[test]
 fn a_plan_says_what_would_run_and_runs_nothing() {
     let world = World::new();
-    let arguments = ["plan", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--out", "out"];
+    let arguments = [
+        "plan",
+        "--profile",
+        "tiny.toml",
+        "--data",
+        "corpus.jsonl",
+        "--device",
+        "cpu",
+        "--out",
+        "out",
+    ];
     let text = world.succeed(&arguments).stdout;
-    for part in ["relora", "low-rank", "tokens", "trainable", "FLOPs", "moments", "4 cells", "would go to out"] {
+    for part in [
+        "relora",
+        "low-rank",
+        "tokens",
+        "trainable",
+        "FLOPs",
+        "moments",
+        "4 cells",
+        "would go to out",
+    ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
-    let json = world.succeed(&[&arguments[..], &["--json"]].concat()).stdout;
+    let json = world
+        .succeed(&[&arguments[..], &["--json"]].concat())
+        .stdout;
     let plan: Value = serde_json::from_str(&json).expect("JSON");
     let costs = plan["costs"].as_array().expect("a list");
     assert_eq!(costs.len(), 4);
     for cost in costs {
         // 42 updates of 4 sequences with 16 targets each.
         assert_eq!(cost["tokens"], 42 * 4 * 16, "{cost:#}");
-        assert!(cost["flops"].as_f64() > Some(0.0) && cost["expected_seconds"].as_f64() > Some(0.0), "{cost:#}");
+        assert!(
+            cost["flops"].as_f64() > Some(0.0) && cost["expected_seconds"].as_f64() > Some(0.0),
+            "{cost:#}"
+        );
     }
     assert!(!world.path("out").exists());
 }
@@ -73,11 +147,34 @@ fn a_plan_says_what_would_run_and_runs_nothing() {
 #[test]
 fn a_budget_shortens_every_run_in_proportion() {
     let world = World::new();
-    let fixed = ["plan", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--set", "settings.steps=420"];
-    let longer = ["--set", "settings.warm_start_steps=100", "--set", "settings.restart_every=80", "--budget", "54K tokens", "--json"];
+    let fixed = [
+        "plan",
+        "--profile",
+        "tiny.toml",
+        "--data",
+        "corpus.jsonl",
+        "--device",
+        "cpu",
+        "--set",
+        "settings.steps=420",
+    ];
+    let longer = [
+        "--set",
+        "settings.warm_start_steps=100",
+        "--set",
+        "settings.restart_every=80",
+        "--budget",
+        "54K tokens",
+        "--json",
+    ];
     let json = world.succeed(&[&fixed[..], &longer[..]].concat()).stdout;
     let plan: Value = serde_json::from_str(&json).expect("JSON");
-    let tokens: u64 = plan["costs"].as_array().expect("a list").iter().map(|cost| cost["tokens"].as_u64().expect("a count")).sum();
+    let tokens: u64 = plan["costs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|cost| cost["tokens"].as_u64().expect("a count"))
+        .sum();
     // Half of 4 x 420 x 64: the largest multiple of all lengths' common unit that fits into 54,000.
     assert_eq!(tokens, 4 * 210 * 64);
 }
@@ -90,9 +187,21 @@ fn a_suite_leaves_tables_of_every_kind() {
         assert!(ended.stdout.contains(part), "{part} in\n{}", ended.stdout);
     }
     assert!(ended.stderr.contains("out/tables"), "{}", ended.stderr);
-    for name in ["runs", "perplexity", "throughput", "memory", "ablations", "curves"] {
+    for name in [
+        "runs",
+        "perplexity",
+        "throughput",
+        "memory",
+        "ablations",
+        "curves",
+    ] {
         for extension in ["csv", "parquet"] {
-            assert!(world.path(format!("out/tables/{name}.{extension}")).is_file(), "{name}.{extension}");
+            assert!(
+                world
+                    .path(format!("out/tables/{name}.{extension}"))
+                    .is_file(),
+                "{name}.{extension}"
+            );
         }
     }
 
@@ -100,10 +209,16 @@ fn a_suite_leaves_tables_of_every_kind() {
     let printed = world.succeed(&["tables", "out"]).stdout;
     assert_eq!(printed, ended.stdout);
     let before = tables(&world.path("out"));
-    let json: Value = serde_json::from_str(&world.succeed(&["tables", "out", "--json"]).stdout).expect("JSON");
+    let json: Value =
+        serde_json::from_str(&world.succeed(&["tables", "out", "--json"]).stdout).expect("JSON");
     assert_eq!(json["runs"].as_array().map(Vec::len), Some(8));
     assert_eq!(tables(&world.path("out")), before);
-    let runs: Value = serde_json::from_str(&world.succeed(&["tables", "out", "--table", "runs", "--json"]).stdout).expect("JSON");
+    let runs: Value = serde_json::from_str(
+        &world
+            .succeed(&["tables", "out", "--table", "runs", "--json"])
+            .stdout,
+    )
+    .expect("JSON");
     for run in runs.as_array().expect("a list") {
         assert_eq!(run["status"], "complete");
         assert_eq!(run["tokens_seen"], 42 * 4 * 16);
@@ -111,12 +226,22 @@ fn a_suite_leaves_tables_of_every_kind() {
         assert!(run["validation_loss"].as_f64() < Some(5.7), "{run:#}");
     }
     let described = world.succeed(&["tables", "out", "--describe"]).stdout;
-    assert!(described.contains("validation_loss") && described.contains("nats"), "{described}");
+    assert!(
+        described.contains("validation_loss") && described.contains("nats"),
+        "{described}"
+    );
 
     let report = world.succeed(&["report", "out"]).stdout;
-    assert!(fs::read_to_string(world.path(report.trim())).expect("a report").contains("relora"));
+    assert!(
+        fs::read_to_string(world.path(report.trim()))
+            .expect("a report")
+            .contains("relora")
+    );
     let status = world.succeed(&["status", "out"]).stdout;
-    assert!(status.contains("42/42") && status.contains("8 complete"), "{status}");
+    assert!(
+        status.contains("42/42") && status.contains("8 complete"),
+        "{status}"
+    );
     // A copy that stands anywhere can be read as well: nothing in a suite points to where it was made.
     fs::rename(world.path("out"), world.path("moved")).expect("moved");
     assert_eq!(world.succeed(&["tables", "moved"]).stdout, printed);
@@ -126,10 +251,33 @@ fn a_suite_leaves_tables_of_every_kind() {
 fn one_cell_by_flags_is_the_same_run_as_in_a_suite() {
     let world = World::new();
     let of_text = ["--data", "corpus.jsonl", "--device", "cpu"];
-    let train = ["train", "--profile", "tiny.toml", "--size", "tiny", "--method", "relora", "--rank", "2", "--seed", "5", "--out", "one"];
+    let train = [
+        "train",
+        "--profile",
+        "tiny.toml",
+        "--size",
+        "tiny",
+        "--method",
+        "relora",
+        "--rank",
+        "2",
+        "--seed",
+        "5",
+        "--out",
+        "one",
+    ];
     world.succeed(&[&train[..], &of_text].concat());
-    world.succeed(&World::suite("many", &["--seeds", "5", "--set", "rank=2", "--only", "relora"]));
-    let weights = |suite: &str| fs::read(world.path(suite).join("tiny-relora-seed5/checkpoints/step-42/weights.safetensors"));
+    world.succeed(&World::suite(
+        "many",
+        &["--seeds", "5", "--set", "rank=2", "--only", "relora"],
+    ));
+    let weights = |suite: &str| {
+        fs::read(
+            world
+                .path(suite)
+                .join("tiny-relora-seed5/checkpoints/step-42/weights.safetensors"),
+        )
+    };
     assert!(weights("one").expect("weights") == weights("many").expect("weights"));
 }
 
@@ -144,8 +292,23 @@ fn threads_and_jobs_change_no_bit() {
 #[test]
 fn a_run_that_diverges_is_a_result() {
     let world = World::new();
-    let ended = world.succeed(&World::suite("out", &["--only", "full", "--set", "learning_rate=1e30", "--set", "grad_clip=none"]));
-    let runs: Value = serde_json::from_str(&world.succeed(&["tables", "out", "--table", "runs", "--json"]).stdout).expect("JSON");
+    let ended = world.succeed(&World::suite(
+        "out",
+        &[
+            "--only",
+            "full",
+            "--set",
+            "learning_rate=1e30",
+            "--set",
+            "grad_clip=none",
+        ],
+    ));
+    let runs: Value = serde_json::from_str(
+        &world
+            .succeed(&["tables", "out", "--table", "runs", "--json"])
+            .stdout,
+    )
+    .expect("JSON");
     assert_eq!(runs[0]["status"], "diverged", "{}", ended.stdout);
     assert_eq!(runs[0]["perplexity"], Value::Null);
 }
@@ -154,17 +317,28 @@ fn a_run_that_diverges_is_a_result() {
 fn the_doctor_says_what_is_here() {
     let world = World::new();
     let text = world.succeed(&["doctor"]).stdout;
-    for part in ["processor", "memory", "default text", "NVIDIA driver", "NVRTC", "bench-all"] {
+    for part in [
+        "processor",
+        "memory",
+        "default text",
+        "NVIDIA driver",
+        "NVRTC",
+        "bench-all",
+    ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
-    let checks: Value = serde_json::from_str(&world.succeed(&["doctor", "--json"]).stdout).expect("JSON");
+    let checks: Value =
+        serde_json::from_str(&world.succeed(&["doctor", "--json"]).stdout).expect("JSON");
     assert!(checks.as_array().expect("a list").len() > 5);
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let world = World::new();
-    let mut child = world.command(&["completions", "bash"]).spawn().expect("it starts");
+    let mut child = world
+        .command(&["completions", "bash"])
+        .spawn()
+        .expect("it starts");
     drop(child.stdout.take());
     let ended = crate::support::ended(child);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));

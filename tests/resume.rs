@@ -17,8 +17,8 @@ use harness::run::{self, Outcome};
 use harness::stop::{Reason, Stop};
 use harness::{checkpoint, worker};
 use models::{
-    Batch, Device, DeviceFault, DeviceMemory, Draws, Learner, LossSum, LowRank, MomentReset, Precision, Reading, ResetReport, Seeded,
-    TensorError, TensorInfo, Update,
+    Batch, Device, DeviceFault, DeviceMemory, Draws, Learner, LossSum, LowRank, MomentReset,
+    Precision, Reading, ResetReport, Seeded, TensorError, TensorInfo, Update,
 };
 use results::record::Session;
 use serde_json::Value;
@@ -27,16 +27,28 @@ use crate::support::World;
 
 /// Resets that come at other steps than restarts, so that there is a boundary between the two. Cycles of 16 divide the 32
 /// low-rank steps; restarts come after updates 10 + 9 and 10 + 17 and 10 + 25, resets after 10 + 17.
-const APART: &[&str] = &["method.relora.restart_every=8", "method.relora.cycle_steps=16"];
+const APART: &[&str] = &[
+    "method.relora.restart_every=8",
+    "method.relora.cycle_steps=16",
+];
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one_at_every_kind_of_boundary() {
     let laboratory = Laboratory::new(APART);
     let cell = laboratory.cell("relora", 1);
     let algorithm = cell.algorithm().expect("a schedule");
-    assert!(cell.settings.micro_batch_size < cell.settings.global_batch_size, "gradients are to be accumulated");
-    assert_eq!([19, 27, 35].map(|step| algorithm.restarts.after(step)), [true; 3]);
-    assert_eq!([19, 27, 35].map(|step| algorithm.resets.after(step)), [false, true, false]);
+    assert!(
+        cell.settings.micro_batch_size < cell.settings.global_batch_size,
+        "gradients are to be accumulated"
+    );
+    assert_eq!(
+        [19, 27, 35].map(|step| algorithm.restarts.after(step)),
+        [true; 3]
+    );
+    assert_eq!(
+        [19, 27, 35].map(|step| algorithm.resets.after(step)),
+        [false, true, false]
+    );
 
     let whole = laboratory.train(&cell, "whole", None);
     for (what, step) in [
@@ -53,8 +65,15 @@ fn a_resumed_run_equals_an_uninterrupted_one_at_every_kind_of_boundary() {
     ] {
         let name = format!("stopped-after-{step}");
         let stopped = laboratory.train(&cell, &name, Some(step));
-        assert_eq!(stopped.outcome, Outcome::Stopped(Reason::Interrupted), "{what}");
-        assert!(!stopped.directory.join("result.json").exists(), "{what}: it is not finished");
+        assert_eq!(
+            stopped.outcome,
+            Outcome::Stopped(Reason::Interrupted),
+            "{what}"
+        );
+        assert!(
+            !stopped.directory.join("result.json").exists(),
+            "{what}: it is not finished"
+        );
         let resumed = laboratory.train(&cell, &name, None);
         resumed.assert_equals(&whole, what);
     }
@@ -68,7 +87,9 @@ fn a_run_resumed_again_and_again_equals_an_uninterrupted_one() {
     for step in [4, 5, 19, 20, 31] {
         laboratory.train(&cell, "often", Some(step));
     }
-    laboratory.train(&cell, "often", None).assert_equals(&whole, "stopped five times, with dropout and random resets");
+    laboratory
+        .train(&cell, "often", None)
+        .assert_equals(&whole, "stopped five times, with dropout and random resets");
 }
 
 #[test]
@@ -78,7 +99,9 @@ fn a_method_without_factors_resumes_as_well() {
         let cell = laboratory.cell(method, 2);
         let whole = laboratory.train(&cell, &format!("{method}-whole"), None);
         laboratory.train(&cell, &format!("{method}-stopped"), Some(21));
-        laboratory.train(&cell, &format!("{method}-stopped"), None).assert_equals(&whole, method);
+        laboratory
+            .train(&cell, &format!("{method}-stopped"), None)
+            .assert_equals(&whole, method);
     }
 }
 
@@ -86,14 +109,24 @@ fn a_method_without_factors_resumes_as_well() {
 fn a_warm_start_handed_on_equals_one_that_the_run_trains_itself() {
     let laboratory = Laboratory::new(&[]);
     let (full, relora) = (laboratory.cell("full", 1), laboratory.cell("relora", 1));
-    assert_eq!(relora.warm_start_cell().expect("it has a warm start").determines(), full.determines());
+    assert_eq!(
+        relora
+            .warm_start_cell()
+            .expect("it has a warm start")
+            .determines(),
+        full.determines()
+    );
 
     // Alone: no sibling to take anything from.
     let alone = laboratory.train(&relora, "alone", None);
     // In a suite, `full` first.
     laboratory.train(&full, "suite/tiny-full-seed1", None);
     let handed_on = laboratory.train(&relora, "suite/tiny-relora-seed1", None);
-    assert_eq!(handed_on.first_update_here, Some(relora.settings.warm_start_steps), "it begins where `full` left off");
+    assert_eq!(
+        handed_on.first_update_here,
+        Some(relora.settings.warm_start_steps),
+        "it begins where `full` left off"
+    );
     assert_eq!(alone.first_update_here, Some(0));
     handed_on.assert_equals(&alone, "handed on");
 
@@ -102,7 +135,10 @@ fn a_warm_start_handed_on_equals_one_that_the_run_trains_itself() {
     let checkpoint = |run: &str| laboratory.path(run).join("checkpoints/step-10");
     for file in ["weights.safetensors", "moments.safetensors"] {
         let read = |run: &str| fs::read(checkpoint(run).join(file)).expect("a checkpoint");
-        assert!(read("suite/tiny-full-seed1") == read("until"), "{file} differs at the end of the warm start");
+        assert!(
+            read("suite/tiny-full-seed1") == read("until"),
+            "{file} differs at the end of the warm start"
+        );
     }
 }
 
@@ -110,8 +146,16 @@ fn a_warm_start_handed_on_equals_one_that_the_run_trains_itself() {
 fn a_warm_start_of_other_settings_is_not_taken() {
     let laboratory = Laboratory::new(&[]);
     let other = Laboratory::new(&["method.full.learning_rate=1e-4"]);
-    other.train_into(&other.cell("full", 1), &laboratory.path("suite/tiny-full-seed1"), None);
-    let run = laboratory.train(&laboratory.cell("relora", 1), "suite/tiny-relora-seed1", None);
+    other.train_into(
+        &other.cell("full", 1),
+        &laboratory.path("suite/tiny-full-seed1"),
+        None,
+    );
+    let run = laboratory.train(
+        &laboratory.cell("relora", 1),
+        "suite/tiny-relora-seed1",
+        None,
+    );
     assert_eq!(run.first_update_here, Some(0));
 }
 
@@ -119,7 +163,8 @@ fn a_warm_start_of_other_settings_is_not_taken() {
 fn all_methods_of_a_seed_read_the_same_data_in_the_same_order_and_seeds_differ() {
     let laboratory = Laboratory::new(&[]);
     let order = |method: &str, seed: u64| -> Vec<Vec<u32>> {
-        let data = worker::data(&laboratory.cell(method, seed), &laboratory.store).expect("batches");
+        let data =
+            worker::data(&laboratory.cell(method, seed), &laboratory.store).expect("batches");
         let updates = (0..12).flat_map(|step| data.training.update(step).expect("sequences"));
         updates.map(|sequences| sequences.inputs).collect()
     };
@@ -150,25 +195,44 @@ impl Laboratory {
         let spec = DataSpec {
             source: SourceSpec::from_path(&world.path("corpus.jsonl")).expect("the corpus"),
             tokenizer: TokenizerSpec::Train { vocabulary: 320 },
-            validation: ValidationSpec { share: 0.1, maximum_tokens: None },
+            validation: ValidationSpec {
+                share: 0.1,
+                maximum_tokens: None,
+            },
             bad_line_share: 0.0,
         };
         let store = datasets::prepare(&spec, &world.path("stores"), &mut |_| {}).expect("a store");
         let profile = world.path("tiny.toml");
-        let set: Vec<String> = set.iter().map(|assignment| (*assignment).to_owned()).chain(["seeds=[1,2,3]".into()]).collect();
-        let profile = Profile::load(profile.to_str().expect("a UTF-8 path"), &set).expect("a profile");
+        let set: Vec<String> = set
+            .iter()
+            .map(|assignment| (*assignment).to_owned())
+            .chain(["seeds=[1,2,3]".into()])
+            .collect();
+        let profile =
+            Profile::load(profile.to_str().expect("a UTF-8 path"), &set).expect("a profile");
         let surroundings = Surroundings {
-            data: DataKeys { hash: store.hash().into(), vocabulary: store.vocabulary() as u64 },
+            data: DataKeys {
+                hash: store.hash().into(),
+                vocabulary: store.vocabulary() as u64,
+            },
             device: "cpu".into(),
             precision: "f32".into(),
         };
         let cells = matrix::cells(&profile, &surroundings).expect("cells");
-        Laboratory { world, store: Arc::new(store), cells }
+        Laboratory {
+            world,
+            store: Arc::new(store),
+            cells,
+        }
     }
 
     fn cell(&self, method: &str, seed: u64) -> Cell {
         let wanted = |cell: &&Cell| cell.method == method && cell.seed == seed;
-        self.cells.iter().find(wanted).expect("a cell of the profile").clone()
+        self.cells
+            .iter()
+            .find(wanted)
+            .expect("a cell of the profile")
+            .clone()
     }
 
     fn path(&self, inside: &str) -> PathBuf {
@@ -183,26 +247,57 @@ impl Laboratory {
     fn train_into(&self, cell: &Cell, directory: &Path, stop_after: Option<u64>) -> Trained {
         fs::create_dir_all(directory).expect("a run directory");
         let stop = Stop::new(None);
-        let Claim::Taken(lease) = Lease::claim(directory, &stop).expect("a claim") else { panic!("nobody else is here") };
-        let session =
-            Session { version: "test".into(), started_unix_seconds: 0, from_step: 0, device_name: "test".into(), threads: 1 };
+        let Claim::Taken(lease) = Lease::claim(directory, &stop).expect("a claim") else {
+            panic!("nobody else is here")
+        };
+        let session = Session {
+            version: "test".into(),
+            started_unix_seconds: 0,
+            from_step: 0,
+            device_name: "test".into(),
+            threads: 1,
+        };
         let mut journal = Journal::open(directory, cell, lease, session).expect("a journal");
         let data = worker::data(cell, &self.store).expect("batches");
         let algorithm = cell.algorithm().expect("a schedule");
         let draws = Seeded { seed: cell.seed };
-        let inner = models::learner(&cell.network(), &algorithm.adamw, Device::Cpu, Precision::F32, &draws).expect("a learner");
-        let mut learner = Stopping { inner, stop: stop.clone(), stop_after, first_update: None };
-        let outcome = run::run(&algorithm, &mut learner, &draws, &data, &mut journal, &stop).expect("a run");
-        Trained { directory: directory.to_owned(), outcome, first_update_here: learner.first_update }
+        let inner = models::learner(
+            &cell.network(),
+            &algorithm.adamw,
+            Device::Cpu,
+            Precision::F32,
+            &draws,
+        )
+        .expect("a learner");
+        let mut learner = Stopping {
+            inner,
+            stop: stop.clone(),
+            stop_after,
+            first_update: None,
+        };
+        let outcome =
+            run::run(&algorithm, &mut learner, &draws, &data, &mut journal, &stop).expect("a run");
+        Trained {
+            directory: directory.to_owned(),
+            outcome,
+            first_update_here: learner.first_update,
+        }
     }
 }
 
 impl Trained {
     /// Same weights and moments bit for bit, same records and same result but for time and memory.
     fn assert_equals(&self, other: &Trained, what: &str) {
-        assert_eq!([self.outcome, other.outcome], [Outcome::Complete; 2], "{what}");
+        assert_eq!(
+            [self.outcome, other.outcome],
+            [Outcome::Complete; 2],
+            "{what}"
+        );
         for file in ["weights.safetensors", "moments.safetensors"] {
-            assert!(self.last_checkpoint(file) == other.last_checkpoint(file), "{what}: {file} differs");
+            assert!(
+                self.last_checkpoint(file) == other.last_checkpoint(file),
+                "{what}: {file} differs"
+            );
         }
         assert_eq!(self.records(), other.records(), "{what}");
         assert_eq!(self.result(), other.result(), "{what}");
@@ -210,14 +305,19 @@ impl Trained {
 
     fn last_checkpoint(&self, file: &str) -> Vec<u8> {
         let folder = checkpoint::folder(&self.directory);
-        let last = *checkpoint::steps(&folder).expect("checkpoints").last().expect("at least one");
+        let last = *checkpoint::steps(&folder)
+            .expect("checkpoints")
+            .last()
+            .expect("at least one");
         assert_eq!(last, 42, "the end of the run has a checkpoint");
         fs::read(checkpoint::at_step(&folder, last).join(file)).expect("a file of the checkpoint")
     }
 
     fn records(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.directory.join("metrics.jsonl")).expect("records");
-        text.lines().map(|line| timeless(serde_json::from_str(line).expect("a record"))).collect()
+        text.lines()
+            .map(|line| timeless(serde_json::from_str(line).expect("a record")))
+            .collect()
     }
 
     fn result(&self) -> Value {
@@ -229,7 +329,9 @@ impl Trained {
 /// A record without its fields of time and memory.
 fn timeless(mut record: Value) -> Value {
     let fields = record.as_object_mut().expect("an object");
-    fields.retain(|name, _| !name.ends_with("seconds") && name != "tokens_per_second" && name != "peak_memory_bytes");
+    fields.retain(|name, _| {
+        !name.ends_with("seconds") && name != "tokens_per_second" && name != "peak_memory_bytes"
+    });
     record
 }
 

@@ -25,10 +25,14 @@ pub struct Ended {
 impl World {
     /// A folder with `corpus.jsonl` and `tiny.toml`.
     pub fn new() -> World {
-        let directory = tempfile::Builder::new().prefix("relora-test-").tempdir().expect("a temporary folder");
+        let directory = tempfile::Builder::new()
+            .prefix("relora-test-")
+            .tempdir()
+            .expect("a temporary folder");
         let world = World { directory };
         fs::write(world.path("corpus.jsonl"), corpus(400)).expect("corpus written");
-        fs::write(world.path("tiny.toml"), include_str!("fixtures/tiny.toml")).expect("profile written");
+        fs::write(world.path("tiny.toml"), include_str!("fixtures/tiny.toml"))
+            .expect("profile written");
         world
     }
 
@@ -60,21 +64,40 @@ impl World {
     /// Runs the command and insists that it succeeds.
     pub fn succeed(&self, arguments: &[&str]) -> Ended {
         let ended = self.run(arguments);
-        assert_eq!(ended.code, Some(0), "relora {arguments:?}\n{}\n{}", ended.stdout, ended.stderr);
+        assert_eq!(
+            ended.code,
+            Some(0),
+            "relora {arguments:?}\n{}\n{}",
+            ended.stdout,
+            ended.stderr
+        );
         ended
     }
 
     /// `bench-all` of the tiny profile into `out`, with more options behind.
     pub fn suite<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        let fixed = ["bench-all", "--profile", "tiny.toml", "--data", "corpus.jsonl", "--device", "cpu", "--out", out];
+        let fixed = [
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--out",
+            out,
+        ];
         fixed.into_iter().chain(more.iter().copied()).collect()
     }
 
     /// The lines of a run's `metrics.jsonl`.
     pub fn records(&self, run: &str) -> Vec<Value> {
         let path = self.path(run).join("metrics.jsonl");
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        text.lines().map(|line| serde_json::from_str(line).expect("a line is a JSON object")).collect()
+        let text =
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a line is a JSON object"))
+            .collect()
     }
 }
 
@@ -82,14 +105,45 @@ impl World {
 pub fn ended(child: Child) -> Ended {
     let output = child.wait_with_output().expect("the command ends");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what we print is UTF-8");
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// JSON lines of sentences made from a small grammar: enough structure that a loss can fall, the same bytes every time.
 pub fn corpus(documents: u64) -> String {
-    const WHO: [&str; 8] = ["the miller", "a sailor", "the old queen", "my neighbour", "a fox", "the clerk", "a child", "the wind"];
-    const DOES: [&str; 8] = ["carries", "finds", "forgets", "paints", "counts", "follows", "sells", "remembers"];
-    const WHAT: [&str; 8] = ["a lantern", "the map", "seven stones", "the river", "a letter", "the clock", "blue cloth", "the road"];
+    const WHO: [&str; 8] = [
+        "the miller",
+        "a sailor",
+        "the old queen",
+        "my neighbour",
+        "a fox",
+        "the clerk",
+        "a child",
+        "the wind",
+    ];
+    const DOES: [&str; 8] = [
+        "carries",
+        "finds",
+        "forgets",
+        "paints",
+        "counts",
+        "follows",
+        "sells",
+        "remembers",
+    ];
+    const WHAT: [&str; 8] = [
+        "a lantern",
+        "the map",
+        "seven stones",
+        "the river",
+        "a letter",
+        "the clock",
+        "blue cloth",
+        "the road",
+    ];
     let mut draw = Draw(7);
     let mut text = String::new();
     for document in 0..documents {
@@ -131,7 +185,11 @@ pub fn tables(suite: &Path) -> BTreeMap<String, String> {
     for entry in fs::read_dir(suite.join("tables")).expect("tables") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "csv") {
-            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
             tables.insert(name, steady_columns(&path));
         }
     }
@@ -142,9 +200,17 @@ pub fn tables(suite: &Path) -> BTreeMap<String, String> {
 fn steady_columns(path: &Path) -> String {
     let mut reader = csv::Reader::from_path(path).expect("a table");
     let header = reader.headers().expect("a header").clone();
-    let steady: Vec<usize> =
-        (0..header.len()).filter(|column| !results::frame::VOLATILE_COLUMNS.contains(&&header[*column])).collect();
-    let line = |record: &csv::StringRecord| steady.iter().map(|column| &record[*column]).collect::<Vec<_>>().join(",") + "\n";
+    let steady: Vec<usize> = (0..header.len())
+        .filter(|column| !results::frame::VOLATILE_COLUMNS.contains(&&header[*column]))
+        .collect();
+    let line = |record: &csv::StringRecord| {
+        steady
+            .iter()
+            .map(|column| &record[*column])
+            .collect::<Vec<_>>()
+            .join(",")
+            + "\n"
+    };
     let mut text = line(&header);
     for record in reader.records() {
         text += &line(&record.expect("a row"));

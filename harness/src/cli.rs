@@ -257,20 +257,28 @@ fn assignment(text: &str) -> Result<String, String> {
 }
 
 fn seed(text: &str) -> Result<u64, String> {
-    text.trim().parse().map_err(|_| "expected a whole number, 0 or more".to_owned())
+    text.trim()
+        .parse()
+        .map_err(|_| "expected a whole number, 0 or more".to_owned())
 }
 
 fn jobs(text: &str) -> Result<u64, String> {
-    text.parse().ok().filter(|jobs| *jobs > 0).ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+    text.parse()
+        .ok()
+        .filter(|jobs| *jobs > 0)
+        .ok_or_else(|| "expected a whole number, 1 or more".to_owned())
 }
 
 fn device(text: &str) -> Result<String, String> {
     if text != "auto" {
-        text.parse::<models::Device>().map_err(|error| error.to_string())?;
+        text.parse::<models::Device>()
+            .map_err(|error| error.to_string())?;
     }
     Ok(text.to_owned())
 }
 
 fn precision(text: &str) -> Result<String, String> {
-    text.parse::<models::Precision>().map(|precision| precision.to_string()).map_err(|error| error.to_string())
+    text.parse::<models::Precision>()
+        .map(|precision| precision.to_string())
+        .map_err(|error| error.to_string())
 }

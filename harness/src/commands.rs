@@ -57,8 +57,16 @@ pub fn suite_directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
             false => Err(no_suite(directory).into()),
         };
     }
-    let newest = suites(Path::new(RUNS))?.into_iter().max().map(|(_, directory)| directory);
-    newest.ok_or_else(|| UserError::new(format!("no suite under {RUNS}/: run `relora bench-all` first, or name a suite")).into())
+    let newest = suites(Path::new(RUNS))?
+        .into_iter()
+        .max()
+        .map(|(_, directory)| directory);
+    newest.ok_or_else(|| {
+        UserError::new(format!(
+            "no suite under {RUNS}/: run `relora bench-all` first, or name a suite"
+        ))
+        .into()
+    })
 }
 
 fn is_suite(directory: &Path) -> bool {
@@ -67,10 +75,15 @@ fn is_suite(directory: &Path) -> bool {
 
 fn no_suite(directory: &Path) -> UserError {
     let shown = directory.display();
-    let error = UserError::new(format!("{shown} is not a suite: expected a directory that holds plan.toml"));
+    let error = UserError::new(format!(
+        "{shown} is not a suite: expected a directory that holds plan.toml"
+    ));
     match suites(Path::new(RUNS)) {
         Ok(found) if !found.is_empty() => {
-            let names: Vec<String> = found.iter().map(|(_, directory)| directory.display().to_string()).collect();
+            let names: Vec<String> = found
+                .iter()
+                .map(|(_, directory)| directory.display().to_string())
+                .collect();
             error.hint(format!("suites here: {}", names.join(", ")))
         }
         _ => error,
@@ -82,7 +95,9 @@ fn suites(parent: &Path) -> anyhow::Result<Vec<(SystemTime, PathBuf)>> {
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", parent.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", parent.display()));
+        }
     };
     let mut found: Vec<(SystemTime, PathBuf)> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -95,10 +110,17 @@ fn suites(parent: &Path) -> anyhow::Result<Vec<(SystemTime, PathBuf)>> {
 
 /// The latest change among a suite's run directories, its plan and its tables.
 fn last_change(suite: &Path) -> SystemTime {
-    let children = fs::read_dir(suite).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let children = fs::read_dir(suite)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
     children
         .flat_map(|child| [child.join("metrics.jsonl"), child])
-        .filter_map(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
+        .filter_map(|path| {
+            fs::metadata(path)
+                .and_then(|metadata| metadata.modified())
+                .ok()
+        })
         .max()
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }

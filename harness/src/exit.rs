@@ -59,7 +59,10 @@ pub struct UserError {
 impl UserError {
     /// An error of one line, without a full stop.
     pub fn new(message: impl Into<String>) -> UserError {
-        UserError { message: message.into(), hint: None }
+        UserError {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The same error with a hint, shown on a line of its own.
@@ -70,9 +73,16 @@ impl UserError {
     }
 
     /// A name that no list knows, with the nearest that does and all of them.
-    pub fn unknown<'a>(what: &str, given: &str, valid: impl IntoIterator<Item = &'a str>) -> UserError {
+    pub fn unknown<'a>(
+        what: &str,
+        given: &str,
+        valid: impl IntoIterator<Item = &'a str>,
+    ) -> UserError {
         let valid: Vec<&str> = valid.into_iter().collect();
-        UserError::new(format!("unknown {what} `{given}`: {}", suggestion(given, &valid)))
+        UserError::new(format!(
+            "unknown {what} `{given}`: {}",
+            suggestion(given, &valid)
+        ))
     }
 }
 
@@ -91,7 +101,11 @@ pub fn report(error: &anyhow::Error) -> Exit {
         return Exit::Success;
     }
     eprintln!("error: {}", one_line(error));
-    if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<UserError>()).and_then(|error| error.hint.as_ref()) {
+    if let Some(hint) = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<UserError>())
+        .and_then(|error| error.hint.as_ref())
+    {
         eprintln!("\nhint: {hint}");
     }
     blame(error)
@@ -102,7 +116,11 @@ pub fn report(error: &anyhow::Error) -> Exit {
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = cause
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         if line.is_empty() {
             line = text;
         } else if !line.contains(&text) {
@@ -117,18 +135,27 @@ pub fn one_line(error: &anyhow::Error) -> String {
 pub fn blame(error: &anyhow::Error) -> Exit {
     let input = error.chain().any(|cause| {
         let of_data = cause.downcast_ref::<DataError>().map(|error| match error {
-            DataError::Write { .. } | DataError::Damaged { .. } | DataError::Tokenizer { .. } => false,
+            DataError::Write { .. } | DataError::Damaged { .. } | DataError::Tokenizer { .. } => {
+                false
+            }
             _ => true,
         });
-        let of_device = cause.downcast_ref::<DeviceError>().map(|error| !matches!(error, DeviceError::Fault(_)));
-        cause.is::<UserError>() || cause.is::<ProfileError>() || of_data.or(of_device).unwrap_or(false)
+        let of_device = cause
+            .downcast_ref::<DeviceError>()
+            .map(|error| !matches!(error, DeviceError::Fault(_)));
+        cause.is::<UserError>()
+            || cause.is::<ProfileError>()
+            || of_data.or(of_device).unwrap_or(false)
     });
     if input { Exit::BadInput } else { Exit::Failure }
 }
 
 /// Whether the reader of our output has gone away (`relora tables | head`), which is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -138,15 +165,26 @@ mod tests {
 
     #[test]
     fn bad_input_stays_bad_input_under_context() {
-        let error = Err::<(), _>(UserError::new("rank = 0: expected at least 1")).context("profile tiny.toml").unwrap_err();
+        let error = Err::<(), _>(UserError::new("rank = 0: expected at least 1"))
+            .context("profile tiny.toml")
+            .unwrap_err();
         assert_eq!(blame(&error), Exit::BadInput);
-        assert_eq!(one_line(&error), "profile tiny.toml: rank = 0: expected at least 1");
-        assert_eq!(blame(&anyhow::anyhow!("no space left on device")), Exit::Failure);
+        assert_eq!(
+            one_line(&error),
+            "profile tiny.toml: rank = 0: expected at least 1"
+        );
+        assert_eq!(
+            blame(&anyhow::anyhow!("no space left on device")),
+            Exit::Failure
+        );
     }
 
     #[test]
     fn a_cause_quoted_by_its_parent_is_said_once() {
         let inner = anyhow::anyhow!("permission denied");
-        assert_eq!(one_line(&inner.context("cannot write /x: permission denied")), "cannot write /x: permission denied");
+        assert_eq!(
+            one_line(&inner.context("cannot write /x: permission denied")),
+            "cannot write /x: permission denied"
+        );
     }
 }

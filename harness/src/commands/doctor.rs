@@ -19,7 +19,11 @@ pub fn run(options: DoctorOptions) -> anyhow::Result<Exit> {
     if options.json {
         print_json(&checks)?;
     } else {
-        let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        let width = checks
+            .iter()
+            .map(|check| check.name.len())
+            .max()
+            .unwrap_or(0);
         let mut text = format!("relora {}\n\n", env!("CARGO_PKG_VERSION"));
         for check in &checks {
             let mark = if check.usable { "yes" } else { "no " };
@@ -48,32 +52,63 @@ const TEXT: &str = "default text";
 const CUDA: &str = "CUDA";
 
 fn checks() -> Vec<Check> {
-    vec![processor(), memory(), default_text(), driver(), devices(), compiler(), cuda()]
+    vec![
+        processor(),
+        memory(),
+        default_text(),
+        driver(),
+        devices(),
+        compiler(),
+        cuda(),
+    ]
 }
 
 fn processor() -> Check {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let name = processor_name().map_or_else(String::new, |name| format!(", {name}"));
-    Check { name: "processor", usable: true, found: format!("{cores} threads{name}"), remedy: None }
+    Check {
+        name: "processor",
+        usable: true,
+        found: format!("{cores} threads{name}"),
+        remedy: None,
+    }
 }
 
 fn processor_name() -> Option<String> {
     let information = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = information.lines().find(|line| line.starts_with("model name"))?;
-    line.split_once(": ").map(|(_, name)| name.trim().to_owned())
+    let line = information
+        .lines()
+        .find(|line| line.starts_with("model name"))?;
+    line.split_once(": ")
+        .map(|(_, name)| name.trim().to_owned())
 }
 
 fn memory() -> Check {
     let information = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kibibytes = |key: &str| -> Option<u64> {
-        information.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
+        information
+            .lines()
+            .find_map(|line| line.strip_prefix(key))?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
     };
     let gibibytes = |kibibytes: u64| kibibytes as f64 / f64::from(1 << 20);
     let found = match (kibibytes("MemTotal:"), kibibytes("MemAvailable:")) {
-        (Some(total), Some(free)) => format!("{:.1} GiB, {:.1} GiB of it free", gibibytes(total), gibibytes(free)),
+        (Some(total), Some(free)) => format!(
+            "{:.1} GiB, {:.1} GiB of it free",
+            gibibytes(total),
+            gibibytes(free)
+        ),
         _ => "not known on this system".to_owned(),
     };
-    Check { name: "memory", usable: true, found, remedy: None }
+    Check {
+        name: "memory",
+        usable: true,
+        found,
+        remedy: None,
+    }
 }
 
 fn default_text() -> Check {
@@ -93,58 +128,111 @@ fn default_text() -> Check {
 
 fn driver() -> Check {
     let probe = models::probe();
-    let usable = probe.driver.as_ref().is_some_and(|driver| driver.error_code.is_none());
+    let usable = probe
+        .driver
+        .as_ref()
+        .is_some_and(|driver| driver.error_code.is_none());
     let found = match &probe.driver {
         None => "no NVIDIA driver library".to_owned(),
         Some(driver) => {
             let version = version(driver.cuda_version);
-            let error = driver.error_code.map_or_else(String::new, |code| format!(", does not start: CUDA error {code}"));
+            let error = driver.error_code.map_or_else(String::new, |code| {
+                format!(", does not start: CUDA error {code}")
+            });
             format!("{}, CUDA {version}{error}", driver.library)
         }
     };
-    let remedy = (!usable).then(|| "the NVIDIA driver of your system; `nvidia-smi` must work".to_owned());
-    Check { name: "NVIDIA driver", usable, found, remedy }
+    let remedy =
+        (!usable).then(|| "the NVIDIA driver of your system; `nvidia-smi` must work".to_owned());
+    Check {
+        name: "NVIDIA driver",
+        usable,
+        found,
+        remedy,
+    }
 }
 
 fn devices() -> Check {
     let devices = models::probe().devices;
     let found = match devices.as_slice() {
         [] => "none".to_owned(),
-        names => names.iter().enumerate().map(|(index, name)| format!("cuda:{index} {name}")).collect::<Vec<_>>().join(", "),
+        names => names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| format!("cuda:{index} {name}"))
+            .collect::<Vec<_>>()
+            .join(", "),
     };
-    Check { name: "GPUs", usable: !devices.is_empty(), found, remedy: None }
+    Check {
+        name: "GPUs",
+        usable: !devices.is_empty(),
+        found,
+        remedy: None,
+    }
 }
 
 fn compiler() -> Check {
     match models::probe().nvrtc {
         Some(nvrtc) => {
             let found = format!("{} {}", nvrtc.library, version(nvrtc.version));
-            Check { name: "NVRTC", usable: true, found, remedy: None }
+            Check {
+                name: "NVRTC",
+                usable: true,
+                found,
+                remedy: None,
+            }
         }
         None => Check {
             name: "NVRTC",
             usable: false,
             found: "no run-time compiler library".to_owned(),
-            remedy: Some("the CUDA toolkit or its package cuda-nvrtc, its folder on LD_LIBRARY_PATH".into()),
+            remedy: Some(
+                "the CUDA toolkit or its package cuda-nvrtc, its folder on LD_LIBRARY_PATH".into(),
+            ),
         },
     }
 }
 
 fn cuda() -> Check {
     match models::probe().missing(0) {
-        None => Check { name: CUDA, usable: true, found: "everything that it needs is there".into(), remedy: None },
-        Some(missing) => Check { name: CUDA, usable: false, found: missing, remedy: None },
+        None => Check {
+            name: CUDA,
+            usable: true,
+            found: "everything that it needs is there".into(),
+            remedy: None,
+        },
+        Some(missing) => Check {
+            name: CUDA,
+            usable: false,
+            found: missing,
+            remedy: None,
+        },
     }
 }
 
 fn version(version: Option<(u32, u32)>) -> String {
-    version.map_or_else(|| "of unknown version".to_owned(), |(major, minor)| format!("{major}.{minor}"))
+    version.map_or_else(
+        || "of unknown version".to_owned(),
+        |(major, minor)| format!("{major}.{minor}"),
+    )
 }
 
 /// What follows for `bench-all` without options.
 fn verdict(checks: &[Check]) -> String {
-    let usable = |name: &str| checks.iter().any(|check| check.name == name && check.usable);
-    let (device, profile) = if usable(CUDA) { ("cuda:0", "paper") } else { ("the processor", "laptop") };
-    let text = if usable(TEXT) { "" } else { " once there is text" };
+    let usable = |name: &str| {
+        checks
+            .iter()
+            .any(|check| check.name == name && check.usable)
+    };
+    let (device, profile) = if usable(CUDA) {
+        ("cuda:0", "paper")
+    } else {
+        ("the processor", "laptop")
+    };
+    let text = if usable(TEXT) {
+        ""
+    } else {
+        " once there is text"
+    };
     format!("`relora bench-all` runs the profile {profile} on {device}{text}")
 }

@@ -25,9 +25,17 @@ pub fn run(options: PlanOptions) -> anyhow::Result<Exit> {
     }
     let plan = request.plan(true)?.asked;
     let precision = plan.precision.parse()?;
-    let rows: Vec<Row> = plan.cells.iter().map(|cell| Row::of(cell, precision, &plan)).collect();
+    let rows: Vec<Row> = plan
+        .cells
+        .iter()
+        .map(|cell| Row::of(cell, precision, &plan))
+        .collect();
     if options.json {
-        print_json(&Document { plan: &plan, expected_seconds: plan.expected_seconds(), cells: rows })?;
+        print_json(&Document {
+            plan: &plan,
+            expected_seconds: plan.expected_seconds(),
+            cells: rows,
+        })?;
     } else {
         print(&text(&request, &plan, &rows))?;
     }
@@ -85,7 +93,10 @@ impl Row {
             activation_bytes: bytes.activations,
             logit_bytes: bytes.logits,
             workspace_bytes: bytes.workspace,
-            expected_seconds: plan.calibration.as_ref().map(|calibration| keys.flops / calibration.flops_per_second),
+            expected_seconds: plan
+                .calibration
+                .as_ref()
+                .map(|calibration| keys.flops / calibration.flops_per_second),
         }
     }
 }
@@ -93,8 +104,20 @@ impl Row {
 /// One line per size and method: its seeds cost the same.
 fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
     let header = [
-        "size", "method", "seeds", "steps", "tokens", "parameters", "trainable", "FLOPs", "weights", "gradients", "moments",
-        "activations", "logits", "time each",
+        "size",
+        "method",
+        "seeds",
+        "steps",
+        "tokens",
+        "parameters",
+        "trainable",
+        "FLOPs",
+        "weights",
+        "gradients",
+        "moments",
+        "activations",
+        "logits",
+        "time each",
     ];
     let mut lines: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
     for (index, row) in rows.iter().enumerate() {
@@ -121,7 +144,12 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
     }
     let total_tokens: u64 = rows.iter().map(|row| row.tokens).sum();
     let total_flops: f64 = rows.iter().map(|row| row.flops).sum();
-    let mut text = format!("profile {}: {}\n\n{}\n", request.profile.name, request.profile.description, aligned(&lines));
+    let mut text = format!(
+        "profile {}: {}\n\n{}\n",
+        request.profile.name,
+        request.profile.description,
+        aligned(&lines)
+    );
     text += &format!(
         "{} cells, {} tokens, {total_flops:.2e} FLOPs, {} at a time with {} threads each on {} in {}\n",
         rows.len(),
@@ -148,14 +176,25 @@ fn time(seconds: f64) -> String {
 /// Columns padded to their widest entry: the first two to the left, numbers to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
-    let widths: Vec<usize> =
-        (0..columns).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     let mut text = String::new();
     for line in lines {
-        let cells = line.iter().zip(&widths).enumerate().map(|(column, (entry, width))| match column {
-            0 | 1 => format!("{entry:<width$}"),
-            _ => format!("{entry:>width$}"),
-        });
+        let cells =
+            line.iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (entry, width))| match column {
+                    0 | 1 => format!("{entry:<width$}"),
+                    _ => format!("{entry:>width$}"),
+                });
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
@@ -168,7 +207,11 @@ fn count(number: f64) -> String {
 }
 
 fn bytes(number: u64) -> String {
-    scaled(number as f64, &[" B", " KiB", " MiB", " GiB", " TiB"], 1024.0)
+    scaled(
+        number as f64,
+        &[" B", " KiB", " MiB", " GiB", " TiB"],
+        1024.0,
+    )
 }
 
 fn scaled(number: f64, units: &[&str], step: f64) -> String {
@@ -193,7 +236,13 @@ mod tests {
 
     #[test]
     fn numbers_keep_three_digits_and_a_unit() {
-        assert_eq!([count(834.0), count(58_073_000.0), count(2.62e9)], ["834", "58.1M", "2.62B"]);
-        assert_eq!([bytes(512), bytes(1536), bytes(3 << 30)], ["512 B", "1.50 KiB", "3.00 GiB"]);
+        assert_eq!(
+            [count(834.0), count(58_073_000.0), count(2.62e9)],
+            ["834", "58.1M", "2.62B"]
+        );
+        assert_eq!(
+            [bytes(512), bytes(1536), bytes(3 << 30)],
+            ["512 B", "1.50 KiB", "3.00 GiB"]
+        );
     }
 }

@@ -56,7 +56,10 @@ impl Request {
         let mut assignments = options.set.clone();
         if let Some(path) = &options.text.data {
             assignments.push("data.source=path".into());
-            assignments.push(format!("data.paths={}", toml::Value::Array(vec![shown(path)?])));
+            assignments.push(format!(
+                "data.paths={}",
+                toml::Value::Array(vec![shown(path)?])
+            ));
         }
         if let Some(path) = &options.text.tokenizer {
             assignments.push(format!("data.tokenizer={}", shown(path)?));
@@ -65,9 +68,15 @@ impl Request {
         if !options.seeds.is_empty() {
             profile.set_seeds(options.seeds.clone())?;
         }
-        let budget = options.budget.as_ref().map(|text| text.parse().map(|budget| (text.clone(), budget)));
+        let budget = options
+            .budget
+            .as_ref()
+            .map(|text| text.parse().map(|budget| (text.clone(), budget)));
         let request = Request {
-            directory: options.out.clone().unwrap_or_else(|| Path::new(super::RUNS).join(&profile.name)),
+            directory: options
+                .out
+                .clone()
+                .unwrap_or_else(|| Path::new(super::RUNS).join(&profile.name)),
             only: options.only.clone(),
             budget: budget.transpose().map_err(UserError::new)?,
             device: options.place.device.clone(),
@@ -99,7 +108,10 @@ impl Request {
         let (device, precision) = self.place()?;
         let store = self.store()?;
         let surroundings = Surroundings {
-            data: DataKeys { hash: store.hash().to_owned(), vocabulary: store.vocabulary() as u64 },
+            data: DataKeys {
+                hash: store.hash().to_owned(),
+                vocabulary: store.vocabulary() as u64,
+            },
             device: kind(device).to_owned(),
             precision: precision.to_string(),
         };
@@ -134,7 +146,11 @@ impl Request {
             None => asked.clone(),
         };
         for cell in &mut asked.cells {
-            if let Some(same) = whole.cells.iter().find(|other| other.directory() == cell.directory()) {
+            if let Some(same) = whole
+                .cells
+                .iter()
+                .find(|other| other.directory() == cell.directory())
+            {
                 *cell = same.clone();
             }
         }
@@ -148,12 +164,17 @@ impl Request {
             return Plan::read(directory).map(Some);
         }
         if directory.exists() && !directory.is_dir() {
-            let message = format!("--out {}: is a file; give a folder of a suite, or a new one", directory.display());
+            let message = format!(
+                "--out {}: is a file; give a folder of a suite, or a new one",
+                directory.display()
+            );
             return Err(UserError::new(message).into());
         }
         if !files::entries(directory)?.is_empty() {
-            let message =
-                format!("--out {}: holds something that is no suite; give a new or an empty folder", directory.display());
+            let message = format!(
+                "--out {}: holds something that is no suite; give a new or an empty folder",
+                directory.display()
+            );
             return Err(UserError::new(message).into());
         }
         Ok(None)
@@ -162,7 +183,9 @@ impl Request {
     fn place(&self) -> anyhow::Result<(Device, Precision)> {
         let device = match self.device.as_deref() {
             None | Some("auto") => automatic_device(),
-            Some(named) => named.parse().map_err(|error: UnknownName| UserError::new(error.to_string()))?,
+            Some(named) => named
+                .parse()
+                .map_err(|error: UnknownName| UserError::new(error.to_string()))?,
         };
         if let Device::Cuda(index) = device
             && let Some(missing) = models::probe().missing(index)
@@ -170,12 +193,16 @@ impl Request {
             return Err(UserError::new(format!("--device {device}: {missing}")).into());
         }
         let precision = match &self.precision {
-            Some(named) => named.parse().map_err(|error: UnknownName| UserError::new(error.to_string()))?,
+            Some(named) => named
+                .parse()
+                .map_err(|error: UnknownName| UserError::new(error.to_string()))?,
             None if device == Device::Cpu => Precision::F32,
             None => Precision::Bf16,
         };
         if device == Device::Cpu && precision != Precision::F32 {
-            let message = format!("--precision {precision}: the CPU computes in f32; leave it out, or use --device cuda");
+            let message = format!(
+                "--precision {precision}: the CPU computes in f32; leave it out, or use --device cuda"
+            );
             return Err(UserError::new(message).into());
         }
         Ok((device, precision))
@@ -219,22 +246,38 @@ impl Request {
     }
 
     fn wants(&self, size: &str, method: &str, seed: u64) -> bool {
-        self.only.is_empty() || self.only.iter().any(|filter| selects(filter, size, method, seed))
+        self.only.is_empty()
+            || self
+                .only
+                .iter()
+                .any(|filter| selects(filter, size, method, seed))
     }
 
     fn check_filters(&self) -> Result<(), UserError> {
-        let Profile { sizes, methods, seeds, .. } = &self.profile;
+        let Profile {
+            sizes,
+            methods,
+            seeds,
+            ..
+        } = &self.profile;
         let mut names: Vec<String> = sizes.iter().chain(methods).cloned().collect();
         for size in sizes {
             names.extend(methods.iter().map(|method| format!("{size}-{method}")));
         }
         for filter in &self.only {
             let matches = sizes.iter().any(|size| {
-                methods.iter().any(|method| seeds.iter().any(|seed| selects(filter, size, method, *seed)))
+                methods.iter().any(|method| {
+                    seeds
+                        .iter()
+                        .any(|seed| selects(filter, size, method, *seed))
+                })
             });
             if !matches {
                 let near = suggestion(filter, &names);
-                return Err(UserError::new(format!("--only {filter}: matches no cell of profile `{}`; {near}", self.profile.name)));
+                return Err(UserError::new(format!(
+                    "--only {filter}: matches no cell of profile `{}`; {near}",
+                    self.profile.name
+                )));
             }
         }
         Ok(())
@@ -243,9 +286,14 @@ impl Request {
 
 /// Whether a filter names the cell: its size, its method, both joined, or its whole name, each with `*` for anything.
 fn selects(filter: &str, size: &str, method: &str, seed: u64) -> bool {
-    [size, method, &format!("{size}-{method}"), &format!("{size}-{method}-seed{seed}")]
-        .iter()
-        .any(|name| glob(filter.as_bytes(), name.as_bytes()))
+    [
+        size,
+        method,
+        &format!("{size}-{method}"),
+        &format!("{size}-{method}-seed{seed}"),
+    ]
+    .iter()
+    .any(|name| glob(filter.as_bytes(), name.as_bytes()))
 }
 
 /// Whether `name` matches a pattern in which `*` stands for any text, also none.
@@ -253,13 +301,19 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
     match pattern.split_first() {
         None => name.is_empty(),
         Some((b'*', rest)) => (0..=name.len()).any(|skipped| glob(rest, &name[skipped..])),
-        Some((letter, rest)) => name.split_first().is_some_and(|(first, others)| first == letter && glob(rest, others)),
+        Some((letter, rest)) => name
+            .split_first()
+            .is_some_and(|(first, others)| first == letter && glob(rest, others)),
     }
 }
 
 /// A cell of every size: what its batches need is the same for all of them.
 fn first_of_each_size(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
-    cells.iter().enumerate().filter(|(index, cell)| cells[..*index].iter().all(|other| other.size != cell.size)).map(|(_, cell)| cell)
+    cells
+        .iter()
+        .enumerate()
+        .filter(|(index, cell)| cells[..*index].iter().all(|other| other.size != cell.size))
+        .map(|(_, cell)| cell)
 }
 
 /// `laptop`, or `paper` where CUDA is asked for or found.
@@ -273,7 +327,11 @@ fn default_profile(device: Option<&str>) -> &'static str {
 
 /// The first CUDA device where everything that it needs is there, else the CPU.
 fn automatic_device() -> Device {
-    if models::probe().missing(0).is_none() { Device::Cuda(0) } else { Device::Cpu }
+    if models::probe().missing(0).is_none() {
+        Device::Cuda(0)
+    } else {
+        Device::Cpu
+    }
 }
 
 fn kind(device: Device) -> &'static str {
@@ -285,7 +343,9 @@ fn kind(device: Device) -> &'static str {
 
 /// A path as a TOML text.
 fn shown(path: &Path) -> Result<toml::Value, UserError> {
-    let text = path.to_str().ok_or_else(|| UserError::new(format!("{}: a path must be valid UTF-8", path.display())))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| UserError::new(format!("{}: a path must be valid UTF-8", path.display())))?;
     Ok(toml::Value::String(text.to_owned()))
 }
 
@@ -298,11 +358,21 @@ fn data_spec(data: &Data) -> anyhow::Result<DataSpec> {
     };
     let tokenizer = match &data.tokenizer {
         Some(path) => TokenizerSpec::File { path: path.clone() },
-        None => TokenizerSpec::Train { vocabulary: data.vocabulary as usize },
+        None => TokenizerSpec::Train {
+            vocabulary: data.vocabulary as usize,
+        },
     };
     let maximum_tokens = (data.validation_tokens > 0).then_some(data.validation_tokens);
-    let validation = ValidationSpec { share: data.validation_share, maximum_tokens };
-    Ok(DataSpec { source, tokenizer, validation, bad_line_share: data.bad_line_share })
+    let validation = ValidationSpec {
+        share: data.validation_share,
+        maximum_tokens,
+    };
+    Ok(DataSpec {
+        source,
+        tokenizer,
+        validation,
+        bad_line_share: data.bad_line_share,
+    })
 }
 
 /// The source that the paths are of, all of one kind.
@@ -310,24 +380,42 @@ fn source_of_paths(paths: &[PathBuf], field: &str) -> anyhow::Result<SourceSpec>
     let mut merged: Option<SourceSpec> = None;
     for path in paths {
         let next = match SourceSpec::from_path(path)? {
-            SourceSpec::Jsonl { paths, .. } => SourceSpec::Jsonl { paths, field: field.to_owned() },
+            SourceSpec::Jsonl { paths, .. } => SourceSpec::Jsonl {
+                paths,
+                field: field.to_owned(),
+            },
             other => other,
         };
         merged = Some(match (merged, next) {
             (None, next) => next,
             (Some(SourceSpec::Text { paths: first }), SourceSpec::Text { paths }) => {
-                SourceSpec::Text { paths: [first, paths].concat() }
+                SourceSpec::Text {
+                    paths: [first, paths].concat(),
+                }
             }
-            (Some(SourceSpec::Jsonl { paths: first, field }), SourceSpec::Jsonl { paths, .. }) => {
-                SourceSpec::Jsonl { paths: [first, paths].concat(), field }
-            }
+            (
+                Some(SourceSpec::Jsonl {
+                    paths: first,
+                    field,
+                }),
+                SourceSpec::Jsonl { paths, .. },
+            ) => SourceSpec::Jsonl {
+                paths: [first, paths].concat(),
+                field,
+            },
             _ => {
-                let message = format!("data.paths: {} is of another kind than those before it; give all text, or all JSON lines", path.display());
+                let message = format!(
+                    "data.paths: {} is of another kind than those before it; give all text, or all JSON lines",
+                    path.display()
+                );
                 return Err(UserError::new(message).into());
             }
         });
     }
-    merged.ok_or_else(|| UserError::new("data.paths = []: data.source = \"path\" needs at least one file or folder").into())
+    merged.ok_or_else(|| {
+        UserError::new("data.paths = []: data.source = \"path\" needs at least one file or folder")
+            .into()
+    })
 }
 
 /// The store's directory, absolute: workers may be started elsewhere.
@@ -339,7 +427,11 @@ fn store_path(store: &Store) -> anyhow::Result<PathBuf> {
 /// Where token stores are kept: the user's cache, so that every suite on one text shares them; where there is none, the
 /// folder of the suites.
 fn cache_directory(suite: &Path) -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let home = if cfg!(windows) {
         variable("LOCALAPPDATA")
     } else if cfg!(target_os = "macos") {
@@ -347,8 +439,11 @@ fn cache_directory(suite: &Path) -> PathBuf {
     } else {
         variable("HOME").map(|home| home.join(".cache"))
     };
-    let user = variable("XDG_CACHE_HOME").or(home).map(|cache| cache.join("relora"));
-    user.unwrap_or_else(|| files::parent(suite).join(".relora-cache")).join("stores")
+    let user = variable("XDG_CACHE_HOME")
+        .or(home)
+        .map(|cache| cache.join("relora"));
+    user.unwrap_or_else(|| files::parent(suite).join(".relora-cache"))
+        .join("stores")
 }
 
 /// Shows how far the token store is: a bar on a terminal, a line per stage elsewhere. A store found ready shows nothing.
@@ -365,7 +460,10 @@ impl Preparation {
             if io::stderr().is_terminal() {
                 let bar = self.bar.get_or_insert_with(ProgressBar::no_length);
                 let template = "{msg} {wide_bar} {bytes}/{total_bytes} {eta}";
-                bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.set_style(
+                    ProgressStyle::with_template(template)
+                        .unwrap_or_else(|_| ProgressStyle::default_bar()),
+                );
                 bar.set_message(progress.stage);
             } else {
                 eprintln!("text: {}", progress.stage);
@@ -383,8 +481,14 @@ impl Preparation {
         }
         let bad = store.bad_lines();
         if self.stage.is_some() && bad.bad > 0 {
-            let first = bad.first.first().map_or_else(String::new, |line| format!("; the first: {line}"));
-            eprintln!("warning: {} of {} lines could not be used{first}", bad.bad, bad.lines);
+            let first = bad
+                .first
+                .first()
+                .map_or_else(String::new, |line| format!("; the first: {line}"));
+            eprintln!(
+                "warning: {} of {} lines could not be used{first}",
+                bad.bad, bad.lines
+            );
         }
     }
 }
@@ -395,10 +499,24 @@ mod tests {
 
     #[test]
     fn a_filter_names_a_method_a_size_both_or_a_cell() {
-        for filter in ["relora", "mini", "mini-relora", "mini-relora-seed2", "mini-*", "*-seed2", "*"] {
+        for filter in [
+            "relora",
+            "mini",
+            "mini-relora",
+            "mini-relora-seed2",
+            "mini-*",
+            "*-seed2",
+            "*",
+        ] {
             assert!(selects(filter, "mini", "relora", 2), "{filter}");
         }
-        for filter in ["relora-no-restart", "min", "mini-relora-seed", "mini-relora-seed22", ""] {
+        for filter in [
+            "relora-no-restart",
+            "min",
+            "mini-relora-seed",
+            "mini-relora-seed22",
+            "",
+        ] {
             assert!(!selects(filter, "mini", "relora", 2), "{filter}");
         }
     }

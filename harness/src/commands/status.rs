@@ -24,15 +24,25 @@ pub fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let mut text = String::new();
     for row in &rows {
         let steps = format!("{}/{}", row.update_steps, row.planned_steps);
-        let loss = row.validation_loss.map_or_else(String::new, |loss| format!("validation loss {loss:.4}"));
-        let line = format!("{:<width$}  {:<20}  {steps:>13}  {loss}", row.cell, row.status.name());
+        let loss = row
+            .validation_loss
+            .map_or_else(String::new, |loss| format!("validation loss {loss:.4}"));
+        let line = format!(
+            "{:<width$}  {:<20}  {steps:>13}  {loss}",
+            row.cell,
+            row.status.name()
+        );
         text += line.trim_end();
         if let Some(error) = &row.error {
             text += &format!("\n{:<width$}  {error}", "");
         }
         text.push('\n');
     }
-    let counts: Vec<String> = runs.counts().iter().map(|(status, count)| format!("{count} {}", status.name())).collect();
+    let counts: Vec<String> = runs
+        .counts()
+        .iter()
+        .map(|(status, count)| format!("{count} {}", status.name()))
+        .collect();
     text += &format!("\n{}: {}\n", suite.display(), counts.join(", "));
     print(&text)?;
     Ok(Exit::Success)

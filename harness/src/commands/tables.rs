@@ -43,7 +43,11 @@ pub fn run(options: TablesOptions) -> anyhow::Result<Exit> {
 pub(super) fn runs(suite: &Path) -> anyhow::Result<Runs> {
     let plan = Plan::read(suite)?;
     // A lease that cannot be read is not held by anyone that we could name.
-    let live = |lease: &Path| lease.parent().is_some_and(|run| lease::holder(run).ok().flatten().is_some());
+    let live = |lease: &Path| {
+        lease
+            .parent()
+            .is_some_and(|run| lease::holder(run).ok().flatten().is_some())
+    };
     let runs = frame::read_with(suite, &live)?;
     Ok(runs.with_planned(plan.cells.iter().map(Cell::row).collect()))
 }
@@ -54,7 +58,8 @@ pub(super) fn runs(suite: &Path) -> anyhow::Result<Runs> {
 /// What the disk says.
 pub(super) fn write(runs: &Runs, suite: &Path) -> anyhow::Result<PathBuf> {
     let folder = suite.join("tables");
-    render::write_all(runs, &folder).with_context(|| format!("cannot write the tables of {}", suite.display()))?;
+    render::write_all(runs, &folder)
+        .with_context(|| format!("cannot write the tables of {}", suite.display()))?;
     Ok(folder)
 }
 
@@ -66,14 +71,19 @@ pub(super) fn show(runs: &Runs, json: bool) -> anyhow::Result<()> {
     if !json {
         return print(&render::markdown(runs));
     }
-    let tables = runs.frames().into_iter().map(|(name, frame)| (name.to_owned(), render::json(&frame)));
+    let tables = runs
+        .frames()
+        .into_iter()
+        .map(|(name, frame)| (name.to_owned(), render::json(&frame)));
     print_json(&tables.collect::<serde_json::Map<_, _>>())
 }
 
 /// Prints one table: its rows as JSON, or its CSV file.
 fn show_one(runs: &Runs, table: &str, json: bool, folder: &Path) -> anyhow::Result<()> {
     if !json {
-        return print(&files::read_to_string(&folder.join(format!("{table}.csv")))?);
+        return print(&files::read_to_string(
+            &folder.join(format!("{table}.csv")),
+        )?);
     }
     let frame = runs.frames().into_iter().find(|(name, _)| *name == table);
     frame.map_or(Ok(()), |(_, frame)| print_json(&render::json(&frame)))
@@ -90,15 +100,29 @@ fn describe(table: Option<&str>, json: bool) -> anyhow::Result<()> {
         });
         return print_json(&objects.collect::<Vec<_>>());
     }
-    let width = columns.iter().map(|column| column.column.len()).max().unwrap_or(0);
+    let width = columns
+        .iter()
+        .map(|column| column.column.len())
+        .max()
+        .unwrap_or(0);
     let mut text = String::new();
     let mut current = "";
-    for Description { table, column, meaning, unit } in &columns {
+    for Description {
+        table,
+        column,
+        meaning,
+        unit,
+    } in &columns
+    {
         if *table != current {
             text += &format!("\n{table}\n");
             current = table;
         }
-        let unit = if unit.is_empty() || *unit == "1" { String::new() } else { format!(" ({unit})") };
+        let unit = if unit.is_empty() || *unit == "1" {
+            String::new()
+        } else {
+            format!(" ({unit})")
+        };
         text += &format!("  {column:<width$}  {meaning}{unit}\n");
     }
     print(text.trim_start())
@@ -106,10 +130,18 @@ fn describe(table: Option<&str>, json: bool) -> anyhow::Result<()> {
 
 /// Names of all tables, which those of no runs tell.
 fn names() -> Vec<&'static str> {
-    Runs::default().frames().into_iter().map(|(name, _)| name).collect()
+    Runs::default()
+        .frames()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect()
 }
 
 fn check_name(table: &str) -> Result<(), UserError> {
     let names = names();
-    if names.contains(&table) { Ok(()) } else { Err(UserError::unknown("table", table, names)) }
+    if names.contains(&table) {
+        Ok(())
+    } else {
+        Err(UserError::unknown("table", table, names))
+    }
 }

@@ -20,7 +20,11 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
     set.extend(options.steps.map(|steps| format!("steps={steps}")));
     let suite = SuiteOptions {
         profile: options.profile,
-        out: Some(options.out.unwrap_or_else(|| PathBuf::from(super::RUNS).join("train"))),
+        out: Some(
+            options
+                .out
+                .unwrap_or_else(|| PathBuf::from(super::RUNS).join("train")),
+        ),
         set,
         seeds: options.seed.into_iter().collect(),
         place: options.place,
