@@ -38,7 +38,10 @@ pub trait Backend: burn::tensor::backend::Backend {
     }
 
     /// Gradient of [`Backend::linear`] for x: `g·W` `[n, i]` from g `[n, o]`.
-    fn linear_input_gradient(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+    fn linear_input_gradient(
+        gradient: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
         linear::input_gradient(gradient, weight)
     }
 
@@ -192,7 +195,12 @@ pub fn low_rank_linear<B: Backend>(
 ///
 /// The head width `d / heads` must be even (positions rotate its halves against each other, base 10000). Scores are
 /// scaled by `1/√(d / heads)`.
-pub fn attention<B: Backend>(query: Tensor<B, 3>, key: Tensor<B, 3>, value: Tensor<B, 3>, heads: usize) -> Tensor<B, 3> {
+pub fn attention<B: Backend>(
+    query: Tensor<B, 3>,
+    key: Tensor<B, 3>,
+    value: Tensor<B, 3>,
+    heads: usize,
+) -> Tensor<B, 3> {
     <B as Backend>::attention(query, key, value, heads).0
 }
 
@@ -200,7 +208,11 @@ pub fn attention<B: Backend>(query: Tensor<B, 3>, key: Tensor<B, 3>, value: Tens
 /// targets that are not negative. hidden `[n, d]`, head `[v, d]`, targets `[n]`.
 ///
 /// The logits never exist as a whole.
-pub fn cross_entropy<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+pub fn cross_entropy<B: Backend>(
+    hidden: Tensor<B, 2>,
+    head: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+) -> Tensor<B, 1> {
     B::cross_entropy(hidden, head, targets, [false, false]).0
 }
 

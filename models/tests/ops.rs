@@ -2,7 +2,7 @@
 //! plain f64 functions written here, and themselves on another number of threads.
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use models::ops::{self, AdamStep};
 use proptest::prelude::*;
 
@@ -11,7 +11,10 @@ type Device = burn::backend::flex::FlexDevice;
 
 /// A reproducible value in [-1, 1) for every index.
 fn noise(seed: u64, index: usize) -> f64 {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mut x = seed
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(index as u64)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 31;
     x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^= x >> 29;
@@ -25,11 +28,19 @@ struct Input {
 }
 
 fn input(seed: u64, shape: [usize; 2]) -> Input {
-    Input { values: (0..shape[0] * shape[1]).map(|index| noise(seed, index) as f32).collect(), shape }
+    Input {
+        values: (0..shape[0] * shape[1])
+            .map(|index| noise(seed, index) as f32)
+            .collect(),
+        shape,
+    }
 }
 
 fn leaf(input: &Input) -> Tensor<Graph, 2> {
-    Tensor::from_data(TensorData::new(input.values.clone(), input.shape), &Device::default())
+    Tensor::from_data(
+        TensorData::new(input.values.clone(), input.shape),
+        &Device::default(),
+    )
 }
 
 fn plain(input: &Input) -> Tensor<Flex, 2> {
@@ -37,7 +48,10 @@ fn plain(input: &Input) -> Tensor<Flex, 2> {
 }
 
 fn integers(values: &[i64]) -> Tensor<Graph, 1, Int> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &Device::default())
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), [values.len()]),
+        &Device::default(),
+    )
 }
 
 fn values<const D: usize>(tensor: Tensor<Flex, D>) -> Vec<f32> {
@@ -57,10 +71,13 @@ fn differentiate<const N: usize>(
     let leaves = inputs.each_ref().map(|input| leaf(input).require_grad());
     let output = operation(leaves.clone());
     let shape = output.dims();
-    let weights: Vec<f32> = (0..shape[0] * shape[1]).map(|index| upstream(index) as f32).collect();
+    let weights: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|index| upstream(index) as f32)
+        .collect();
     let weights = Tensor::from_data(TensorData::new(weights, shape), &Device::default());
     let gradients = (output.clone() * weights).sum().backward();
-    let gradients = leaves.map(|leaf| values(leaf.grad(&gradients).expect("every input has a gradient")));
+    let gradients =
+        leaves.map(|leaf| values(leaf.grad(&gradients).expect("every input has a gradient")));
     (values(output.inner()), gradients)
 }
 
@@ -68,12 +85,21 @@ fn differentiate<const N: usize>(
 fn difference(actual: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(actual.len(), expected.len());
     let scale = expected.iter().fold(1e-3f32, |scale, x| scale.max(x.abs()));
-    let worst = actual.iter().zip(expected).map(|(a, e)| if a.is_nan() { f32::INFINITY } else { (a - e).abs() });
+    let worst = actual.iter().zip(expected).map(|(a, e)| {
+        if a.is_nan() {
+            f32::INFINITY
+        } else {
+            (a - e).abs()
+        }
+    });
     worst.fold(0.0, f32::max) / scale
 }
 
 /// Both forms agree to f32 rounding over sums of up to some hundred terms.
-fn assert_agree<const N: usize>(own: (Vec<f32>, [Vec<f32>; N]), reference: (Vec<f32>, [Vec<f32>; N])) {
+fn assert_agree<const N: usize>(
+    own: (Vec<f32>, [Vec<f32>; N]),
+    reference: (Vec<f32>, [Vec<f32>; N]),
+) {
     let tolerance = 2e-5;
     let worst = difference(&own.0, &reference.0);
     assert!(worst < tolerance, "output differs by {worst:e}");
@@ -87,20 +113,37 @@ fn three([batch, length, hidden]: [usize; 3], tensor: Tensor<Graph, 2>) -> Tenso
     tensor.reshape([batch, length, hidden])
 }
 
-fn own_attention(shape: [usize; 3], heads: usize, [q, k, v]: [Tensor<Graph, 2>; 3]) -> Tensor<Graph, 2> {
+fn own_attention(
+    shape: [usize; 3],
+    heads: usize,
+    [q, k, v]: [Tensor<Graph, 2>; 3],
+) -> Tensor<Graph, 2> {
     let output = ops::attention(three(shape, q), three(shape, k), three(shape, v), heads);
     output.reshape([shape[0] * shape[1], shape[2]])
 }
 
-fn attention_definition(shape: [usize; 3], heads: usize, [q, k, v]: [Tensor<Graph, 2>; 3]) -> Tensor<Graph, 2> {
-    let output = ops::attention::definition(three(shape, q), three(shape, k), three(shape, v), heads);
+fn attention_definition(
+    shape: [usize; 3],
+    heads: usize,
+    [q, k, v]: [Tensor<Graph, 2>; 3],
+) -> Tensor<Graph, 2> {
+    let output =
+        ops::attention::definition(three(shape, q), three(shape, k), three(shape, v), heads);
     output.reshape([shape[0] * shape[1], shape[2]])
 }
 
 /// Targets below the vocabulary, every third one ignored where asked.
 fn some_targets(seed: u64, rows: usize, vocabulary: usize, with_ignored: bool) -> Vec<i64> {
     let target = |row| ((noise(seed, row) + 1.0) / 2.0 * vocabulary as f64) as i64;
-    (0..rows).map(|row| if with_ignored && row % 3 == 1 { -1 } else { target(row) }).collect()
+    (0..rows)
+        .map(|row| {
+            if with_ignored && row % 3 == 1 {
+                -1
+            } else {
+                target(row)
+            }
+        })
+        .collect()
 }
 
 proptest! {
@@ -226,8 +269,16 @@ fn composed_backward_functions_agree_with_the_kernels() {
     );
     let tokens: Vec<i64> = some_targets(5, 37, 11, false);
     all(
-        vec![Some(ops::embedding::backward(integers(&tokens).inner(), g.clone(), 11))],
-        vec![Some(<Flex as Backend>::embedding_backward(integers(&tokens).inner(), g.clone(), 11))],
+        vec![Some(ops::embedding::backward(
+            integers(&tokens).inner(),
+            g.clone(),
+            11,
+        ))],
+        vec![Some(<Flex as Backend>::embedding_backward(
+            integers(&tokens).inner(),
+            g.clone(),
+            11,
+        ))],
     );
     let saved = ops::low_rank_linear::Saved {
         x: Some(x.clone()),
@@ -248,15 +299,24 @@ fn composed_backward_functions_agree_with_the_kernels() {
     assert!(difference(&values(own.0), &values(composed.0)) < 2e-6);
     all(composed.1.into(), own.1.into());
 
-    let [q, k, v, g] = [1, 2, 3, 4].map(|seed| plain(&input(seed, [2 * 70, 24])).reshape([2, 70, 24]));
+    let [q, k, v, g] =
+        [1, 2, 3, 4].map(|seed| plain(&input(seed, [2 * 70, 24])).reshape([2, 70, 24]));
     let own = <Flex as Backend>::attention(q.clone(), k.clone(), v.clone(), 3);
     let composed = ops::attention::forward(q.clone(), k.clone(), v.clone(), 3);
     assert!(difference(&values(own.0.clone()), &values(composed.0)) < 2e-6);
     assert!(difference(&values(own.1.clone()), &values(composed.1)) < 2e-6);
-    let saved =
-        ops::attention::Saved { query: q, key: k, value: v, output: own.0, log_sum_exp: own.1, heads: 3 };
+    let saved = ops::attention::Saved {
+        query: q,
+        key: k,
+        value: v,
+        output: own.0,
+        log_sum_exp: own.1,
+        heads: 3,
+    };
     let flat = |tensors: [Option<Tensor<Flex, 3>>; 3]| {
-        tensors.map(|tensor| tensor.map(|tensor| tensor.reshape([2 * 70, 24]))).into()
+        tensors
+            .map(|tensor| tensor.map(|tensor| tensor.reshape([2 * 70, 24])))
+            .into()
     };
     all(
         flat(ops::attention::backward(saved.clone(), g.clone(), wanted)),
@@ -267,17 +327,33 @@ fn composed_backward_functions_agree_with_the_kernels() {
 // Plain f64 references, straight from the equations, on row-major slices.
 
 fn matmul_transposed(x: &[f64], w: &[f64], inner: usize) -> Vec<f64> {
-    let row = |x: &[f64]| w.chunks(inner).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()).collect::<Vec<f64>>();
+    let row = |x: &[f64]| {
+        w.chunks(inner)
+            .map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum())
+            .collect::<Vec<f64>>()
+    };
     x.chunks(inner).flat_map(row).collect()
 }
 
-fn reference_attention(q: &[f64], k: &[f64], v: &[f64], [batch, length, hidden]: [usize; 3], heads: usize) -> Vec<f64> {
+fn reference_attention(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    [batch, length, hidden]: [usize; 3],
+    heads: usize,
+) -> Vec<f64> {
     let width = hidden / heads;
-    let at = |x: &[f64], b: usize, t: usize, h: usize, j: usize| x[(b * length + t) * hidden + h * width + j];
+    let at = |x: &[f64], b: usize, t: usize, h: usize, j: usize| {
+        x[(b * length + t) * hidden + h * width + j]
+    };
     let rotated = |x: &[f64], b: usize, t: usize, h: usize, j: usize| {
         let half = width / 2;
         let angle = t as f64 * 10_000f64.powf(-2.0 * (j % half) as f64 / width as f64);
-        let other = if j < half { -at(x, b, t, h, j + half) } else { at(x, b, t, h, j - half) };
+        let other = if j < half {
+            -at(x, b, t, h, j + half)
+        } else {
+            at(x, b, t, h, j - half)
+        };
         at(x, b, t, h, j) * angle.cos() + other * angle.sin()
     };
     let mut output = vec![0.0; q.len()];
@@ -285,13 +361,17 @@ fn reference_attention(q: &[f64], k: &[f64], v: &[f64], [batch, length, hidden]:
         for h in 0..heads {
             for t in 0..length {
                 let score = |s| {
-                    let products = (0..width).map(|j| rotated(q, b, t, h, j) * rotated(k, b, s, h, j));
+                    let products =
+                        (0..width).map(|j| rotated(q, b, t, h, j) * rotated(k, b, s, h, j));
                     (products.sum::<f64>() / (width as f64).sqrt()).exp()
                 };
                 let scores: Vec<f64> = (0..=t).map(score).collect();
                 let sum: f64 = scores.iter().sum();
                 for j in 0..width {
-                    let weighted = scores.iter().enumerate().map(|(s, score)| score * at(v, b, s, h, j));
+                    let weighted = scores
+                        .iter()
+                        .enumerate()
+                        .map(|(s, score)| score * at(v, b, s, h, j));
                     output[(b * length + t) * hidden + h * width + j] = weighted.sum::<f64>() / sum;
                 }
             }
@@ -303,16 +383,21 @@ fn reference_attention(q: &[f64], k: &[f64], v: &[f64], [batch, length, hidden]:
 fn reference_cross_entropy(h: &[f64], w: &[f64], width: usize, targets: &[i64]) -> Vec<f64> {
     let logits = matmul_transposed(h, w, width);
     let rows = logits.chunks(w.len() / width).zip(targets);
-    let loss = rows.filter(|(_, target)| **target >= 0).map(|(logits, &target)| {
-        logits.iter().map(|z| z.exp()).sum::<f64>().ln() - logits[target as usize]
-    });
+    let loss = rows
+        .filter(|(_, target)| **target >= 0)
+        .map(|(logits, &target)| {
+            logits.iter().map(|z| z.exp()).sum::<f64>().ln() - logits[target as usize]
+        });
     vec![loss.sum()]
 }
 
 fn reference_rms_norm(x: &[f64], w: &[f64]) -> Vec<f64> {
     let row = |x: &[f64]| {
         let r = (x.iter().map(|x| x * x).sum::<f64>() / w.len() as f64 + 1e-6).sqrt();
-        x.iter().zip(w).map(|(x, w)| x / r * w).collect::<Vec<f64>>()
+        x.iter()
+            .zip(w)
+            .map(|(x, w)| x / r * w)
+            .collect::<Vec<f64>>()
     };
     x.chunks(w.len()).flat_map(row).collect()
 }
@@ -324,13 +409,23 @@ fn assert_differentiates<const N: usize>(
     reference: impl Fn(&[Vec<f64>; N]) -> Vec<f64>,
 ) {
     let (output, gradients) = differentiate(&inputs, operation);
-    let exact = inputs.each_ref().map(|input| input.values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
+    let exact = inputs.each_ref().map(|input| {
+        input
+            .values
+            .iter()
+            .map(|x| f64::from(*x))
+            .collect::<Vec<f64>>()
+    });
     let expected: Vec<f32> = reference(&exact).into_iter().map(|x| x as f32).collect();
     assert!(difference(&output, &expected) < 1e-5);
     let scalar = |inputs: &[Vec<f64>; N]| -> f64 {
         let output = reference(inputs);
         // The weights are rounded as the ones that the graph sees.
-        output.iter().enumerate().map(|(index, y)| y * f64::from(upstream(index) as f32)).sum()
+        output
+            .iter()
+            .enumerate()
+            .map(|(index, y)| y * f64::from(upstream(index) as f32))
+            .sum()
     };
     // In f64 a step of 1e-5 leaves an error near 1e-10; what is compared is the rounding of the f32 kernels.
     let step = 1e-5;
@@ -359,17 +454,30 @@ fn low_rank_linear_matches_finite_differences() {
         |[x, a, b]| ops::low_rank_linear(x, Some(leaf(&weight)), a, b, 0.5),
         |[x, a, b]| {
             let low_rank = matmul_transposed(&matmul_transposed(x, a, i), b, 3);
-            matmul_transposed(x, &weight64, i).iter().zip(low_rank).map(|(y, z)| y + 0.5 * z).collect()
+            matmul_transposed(x, &weight64, i)
+                .iter()
+                .zip(low_rank)
+                .map(|(y, z)| y + 0.5 * z)
+                .collect()
         },
     );
 }
 
 #[test]
 fn a_trained_weight_of_a_low_rank_linear_gets_its_gradient() {
-    let inputs = [input(1, [5, 9]), input(2, [7, 9]), input(3, [3, 9]), input(4, [7, 3])];
+    let inputs = [
+        input(1, [5, 9]),
+        input(2, [7, 9]),
+        input(3, [3, 9]),
+        input(4, [7, 3]),
+    ];
     assert_agree(
-        differentiate(&inputs, |[x, w, a, b]| ops::low_rank_linear(x, Some(w), a, b, 0.5)),
-        differentiate(&inputs, |[x, w, a, b]| ops::low_rank_linear::definition(x, Some(w), a, b, 0.5).0),
+        differentiate(&inputs, |[x, w, a, b]| {
+            ops::low_rank_linear(x, Some(w), a, b, 0.5)
+        }),
+        differentiate(&inputs, |[x, w, a, b]| {
+            ops::low_rank_linear::definition(x, Some(w), a, b, 0.5).0
+        }),
     );
 }
 
@@ -409,15 +517,21 @@ fn swiglu_matches_finite_differences() {
     assert_differentiates(
         [input(1, [5, 11]), input(2, [5, 11])],
         |[z, u]| ops::swiglu(z, u),
-        |[z, u]| z.iter().zip(u).map(|(z, u)| z / (1.0 + (-z).exp()) * u).collect(),
+        |[z, u]| {
+            z.iter()
+                .zip(u)
+                .map(|(z, u)| z / (1.0 + (-z).exp()) * u)
+                .collect()
+        },
     );
 }
 
 #[test]
 fn a_batch_without_counted_targets_has_no_loss_and_no_gradient() {
     let inputs = [input(1, [6, 4]), input(2, [9, 4])];
-    let (loss, gradients) =
-        differentiate(&inputs, |[h, w]| ops::cross_entropy(h, w, integers(&[-1; 6])).reshape([1, 1]));
+    let (loss, gradients) = differentiate(&inputs, |[h, w]| {
+        ops::cross_entropy(h, w, integers(&[-1; 6])).reshape([1, 1])
+    });
     assert_eq!(loss, [0.0]);
     assert!(gradients.iter().flatten().all(|g| *g == 0.0));
 }
@@ -426,7 +540,11 @@ fn a_batch_without_counted_targets_has_no_loss_and_no_gradient() {
 fn a_loss_that_is_not_finite_stays_visible() {
     let mut hidden = input(1, [6, 4]);
     hidden.values[5] = f32::NAN;
-    let loss = ops::cross_entropy(plain(&hidden), plain(&input(2, [9, 4])), integers(&[1; 6]).inner());
+    let loss = ops::cross_entropy(
+        plain(&hidden),
+        plain(&input(2, [9, 4])),
+        integers(&[1; 6]).inner(),
+    );
     assert!(values(loss)[0].is_nan());
 }
 
@@ -438,8 +556,14 @@ fn views_and_shared_storage_are_read_and_written_correctly() {
     let copy = Tensor::<Flex, 2>::from_data(view.clone().into_data(), &Device::default());
     let norm = values(ops::rms_norm(view.clone(), weight.clone()));
     assert_eq!(norm, values(ops::rms_norm(copy.clone(), weight)));
-    let transposed = values(ops::linear(view.clone().transpose(), x.clone().slice([0..4, 0..7])));
-    let square = copy.clone().transpose().matmul(x.clone().slice([0..4, 0..7]).transpose());
+    let transposed = values(ops::linear(
+        view.clone().transpose(),
+        x.clone().slice([0..4, 0..7]),
+    ));
+    let square = copy
+        .clone()
+        .transpose()
+        .matmul(x.clone().slice([0..4, 0..7]).transpose());
     assert!(difference(&transposed, &values(square)) < 1e-6);
     let before = values(x.clone());
     let step = AdamStep {
@@ -451,14 +575,84 @@ fn views_and_shared_storage_are_read_and_written_correctly() {
         k: 1,
         gradient_scale: 1.0,
     };
-    let updated = ops::adamw(view.clone(), copy.clone(), view.zeros_like(), view.zeros_like(), step).0;
+    let updated = ops::adamw(
+        view.clone(),
+        copy.clone(),
+        view.zeros_like(),
+        view.zeros_like(),
+        step,
+    )
+    .0;
     assert_eq!(values(x), before);
     assert_ne!(values(updated), values(copy));
 }
 
+/// Output and gradients in bf16, the operation and everything that it differentiates through.
+fn differentiate_bf16<const N: usize>(
+    inputs: &[Input; N],
+    operation: impl Fn([Tensor<Graph, 2>; N]) -> Tensor<Graph, 2>,
+) -> (Vec<f32>, [Vec<f32>; N]) {
+    let leaves = inputs
+        .each_ref()
+        .map(|input| leaf(input).cast(DType::BF16).require_grad());
+    let output = operation(leaves.clone());
+    let shape = output.dims();
+    let weights: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|index| upstream(index) as f32)
+        .collect();
+    let weights =
+        Tensor::<Graph, 2>::from_data(TensorData::new(weights, shape), &Device::default());
+    let gradients = (output.clone().cast(DType::F32) * weights).sum().backward();
+    let gradients = leaves.map(|leaf| {
+        let gradient = leaf.grad(&gradients).expect("every input has a gradient");
+        assert_eq!(gradient.dtype(), DType::BF16);
+        values(gradient.cast(DType::F32))
+    });
+    (values(output.inner().cast(DType::F32)), gradients)
+}
+
+/// The composed definitions, which bf16 takes on every device, keep its eight bits of precision.
+fn assert_bf16_agrees<const N: usize>(
+    inputs: [Input; N],
+    operation: impl Fn([Tensor<Graph, 2>; N]) -> Tensor<Graph, 2>,
+) {
+    let (output, gradients) = differentiate_bf16(&inputs, &operation);
+    let (expected, expected_gradients) = differentiate(&inputs, &operation);
+    assert!(difference(&output, &expected) < 0.02);
+    for (gradient, expected) in gradients.iter().zip(&expected_gradients) {
+        assert!(difference(gradient, expected) < 0.04);
+    }
+}
+
+#[test]
+fn bf16_tensors_take_the_composed_definitions() {
+    let (n, d) = (24, 16);
+    let x = || input(1, [n, d]);
+    assert_bf16_agrees([x(), input(2, [9, d])], |[x, w]| ops::linear(x, w));
+    assert_bf16_agrees([x(), input(3, [3, d]), input(4, [9, 3])], |[x, a, b]| {
+        let weight = leaf(&input(2, [9, d])).cast(x.dtype());
+        ops::low_rank_linear(x, Some(weight), a, b, 0.5)
+    });
+    assert_bf16_agrees([x(), input(5, [n, d]), input(6, [n, d])], |inputs| {
+        own_attention([2, 12, d], 2, inputs)
+    });
+    assert_bf16_agrees([x(), input(7, [11, d])], |[h, w]| {
+        ops::cross_entropy(h, w, integers(&some_targets(8, n, 11, true))).reshape([1, 1])
+    });
+    assert_bf16_agrees([x(), input(8, [1, d])], |[x, w]| ops::rms_norm(x, w));
+    assert_bf16_agrees([x(), input(5, [n, d])], |[z, u]| ops::swiglu(z, u));
+    assert_bf16_agrees([input(7, [11, d])], |[table]| {
+        ops::embedding(table, integers(&some_targets(8, n, 11, false)))
+    });
+}
+
 /// Bits of everything that an operation returns.
 fn bits<const N: usize>((output, gradients): (Vec<f32>, [Vec<f32>; N])) -> Vec<u32> {
-    output.iter().chain(gradients.iter().flatten()).map(|x| x.to_bits()).collect()
+    output
+        .iter()
+        .chain(gradients.iter().flatten())
+        .map(|x| x.to_bits())
+        .collect()
 }
 
 fn everything() -> Vec<Vec<u32>> {
@@ -477,22 +671,39 @@ fn everything() -> Vec<Vec<u32>> {
     };
     let adamw = || {
         let wide = input(9, [n, i]);
-        let (w, m, s) = ops::adamw(plain(&wide), plain(&wide), plain(&wide), plain(&wide).abs(), step);
-        (values(ops::sum_of_squares(plain(&wide))), [values(w), values(m), values(s)])
+        let (w, m, s) = ops::adamw(
+            plain(&wide),
+            plain(&wide),
+            plain(&wide),
+            plain(&wide).abs(),
+            step,
+        );
+        (
+            values(ops::sum_of_squares(plain(&wide))),
+            [values(w), values(m), values(s)],
+        )
     };
     vec![
-        bits(differentiate(&[x.clone(), input(2, [i, d])], |[x, w]| ops::linear(x, w))),
-        bits(differentiate(&[x.clone(), input(3, [r, d]), input(4, [i, r])], |[x, a, b]| {
-            ops::low_rank_linear(x, Some(leaf(&input(2, [i, d]))), a, b, 0.5)
+        bits(differentiate(&[x.clone(), input(2, [i, d])], |[x, w]| {
+            ops::linear(x, w)
         })),
-        bits(differentiate(&[x.clone(), input(5, [n, d]), input(6, [n, d])], |inputs| {
-            own_attention(shape, 6, inputs)
-        })),
+        bits(differentiate(
+            &[x.clone(), input(3, [r, d]), input(4, [i, r])],
+            |[x, a, b]| ops::low_rank_linear(x, Some(leaf(&input(2, [i, d]))), a, b, 0.5),
+        )),
+        bits(differentiate(
+            &[x.clone(), input(5, [n, d]), input(6, [n, d])],
+            |inputs| own_attention(shape, 6, inputs),
+        )),
         bits(differentiate(&[x.clone(), input(7, [v, d])], |[h, w]| {
             ops::cross_entropy(h, w, integers(&some_targets(8, n, v, true))).reshape([1, 1])
         })),
-        bits(differentiate(&[x.clone(), input(8, [1, d])], |[x, w]| ops::rms_norm(x, w))),
-        bits(differentiate(&[x, input(5, [n, d])], |[z, u]| ops::swiglu(z, u))),
+        bits(differentiate(&[x.clone(), input(8, [1, d])], |[x, w]| {
+            ops::rms_norm(x, w)
+        })),
+        bits(differentiate(&[x, input(5, [n, d])], |[z, u]| {
+            ops::swiglu(z, u)
+        })),
         bits(differentiate(&[input(7, [v, d])], |[table]| {
             ops::embedding(table, integers(&some_targets(8, n, v, false)))
         })),
@@ -503,13 +714,19 @@ fn everything() -> Vec<Vec<u32>> {
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
     let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("a thread pool");
         pool.install(everything)
     };
     let one = on(1);
     for threads in [2, 3, 8] {
         for (number, (one, many)) in one.iter().zip(on(threads)).enumerate() {
-            assert!(*one == many, "operation {number} differs on {threads} threads");
+            assert!(
+                *one == many,
+                "operation {number} differs on {threads} threads"
+            );
         }
     }
 }

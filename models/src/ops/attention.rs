@@ -47,9 +47,11 @@ impl Rotary {
     /// Frequency and angle are rounded to f32 as in the official code, so that both see the same angles.
     pub fn new(length: usize, width: usize) -> Self {
         let half = width / 2;
-        let frequency: Vec<f32> =
-            (0..half).map(|j| 10_000f64.powf(-2.0 * j as f64 / width as f64) as f32).collect();
-        let angles = (0..length).flat_map(|position| frequency.iter().map(move |f| position as f32 * f));
+        let frequency: Vec<f32> = (0..half)
+            .map(|j| 10_000f64.powf(-2.0 * j as f64 / width as f64) as f32)
+            .collect();
+        let angles =
+            (0..length).flat_map(|position| frequency.iter().map(move |f| position as f32 * f));
         let (sine, cosine) = angles
             .map(|angle| {
                 let (sine, cosine) = f64::from(angle).sin_cos();
@@ -63,7 +65,11 @@ impl Rotary {
     pub fn shared(length: usize, width: usize) -> Arc<Self> {
         static TABLES: Mutex<BTreeMap<(usize, usize), Arc<Rotary>>> = Mutex::new(BTreeMap::new());
         let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(tables.entry((length, width)).or_insert_with(|| Arc::new(Self::new(length, width))))
+        Arc::clone(
+            tables
+                .entry((length, width))
+                .or_insert_with(|| Arc::new(Self::new(length, width))),
+        )
     }
 
     /// Cosines and sines at a position, each `[width / 2]`.
@@ -113,7 +119,14 @@ pub fn backward<B: Backend>(
     gradient: Tensor<B, 3>,
     wanted: [bool; 3],
 ) -> [Option<Tensor<B, 3>>; 3] {
-    let Saved { query, key, value, output, log_sum_exp, heads } = saved;
+    let Saved {
+        query,
+        key,
+        value,
+        output,
+        log_sum_exp,
+        heads,
+    } = saved;
     let dtype = query.dtype();
     let rotation = Rotation::new(&query, heads);
     let query_bhtw = rotation.apply(split(query, heads));
@@ -121,14 +134,23 @@ pub fn backward<B: Backend>(
     let gradient_bhtw = split(gradient, heads);
     let scores = rotation.masked_product(query_bhtw.clone(), key_bhtw.clone());
     let probabilities = (scores - log_sum_exp.unsqueeze_dim(3)).exp();
-    let d_value = wanted[2]
-        .then(|| join(probabilities.clone().cast(dtype).swap_dims(2, 3).matmul(gradient_bhtw.clone())));
+    let d_value = wanted[2].then(|| {
+        join(
+            probabilities
+                .clone()
+                .cast(dtype)
+                .swap_dims(2, 3)
+                .matmul(gradient_bhtw.clone()),
+        )
+    });
     if !wanted[0] && !wanted[1] {
         return [None, None, d_value];
     }
     let row_sums =
         (gradient_bhtw.clone().cast(DType::F32) * split(output, heads).cast(DType::F32)).sum_dim(3);
-    let d_probabilities = gradient_bhtw.matmul(split(value, heads).swap_dims(2, 3)).cast(DType::F32);
+    let d_probabilities = gradient_bhtw
+        .matmul(split(value, heads).swap_dims(2, 3))
+        .cast(DType::F32);
     let d_scores = (probabilities * (d_probabilities - row_sums) * rotation.scale).cast(dtype);
     let d_query = wanted[0].then(|| join(rotation.undo(d_scores.clone().matmul(key_bhtw))));
     let d_key = wanted[1].then(|| join(rotation.undo(d_scores.swap_dims(2, 3).matmul(query_bhtw))));
@@ -195,11 +217,14 @@ impl<B: Backend> Rotation<B> {
 /// `[b, t, d]` to `[b, heads, t, w]`.
 fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [batch, length, hidden] = x.dims();
-    x.reshape([batch, length, heads, hidden / heads]).swap_dims(1, 2)
+    x.reshape([batch, length, heads, hidden / heads])
+        .swap_dims(1, 2)
 }
 
 /// `[b, heads, t, w]` to `[b, t, d]`.
 fn join<B: Backend>(x_bhtw: Tensor<B, 4>) -> Tensor<B, 3> {
     let [batch, heads, length, width] = x_bhtw.dims();
-    x_bhtw.swap_dims(1, 2).reshape([batch, length, heads * width])
+    x_bhtw
+        .swap_dims(1, 2)
+        .reshape([batch, length, heads * width])
 }

@@ -54,7 +54,11 @@ where
     S: Saved<B, N>,
 {
     let nodes = parents.map(|parent| parent.node.clone());
-    let output = match Node(PhantomData::<S>).prepare::<C>(nodes).compute_bound().stateful() {
+    let output = match Node(PhantomData::<S>)
+        .prepare::<C>(nodes)
+        .compute_bound()
+        .stateful()
+    {
         OpsKind::Tracked(prepared) => prepared.finish(saved(), output),
         OpsKind::UnTracked(prepared) => prepared.finish(output),
     };
@@ -70,16 +74,22 @@ fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
 }
 
 /// A tensor that takes no part in the graph.
-fn constant<B: Backend, C: CheckpointStrategy, const D: usize>(tensor: Tensor<B, D>) -> Tensor<Autodiff<B, C>, D> {
+fn constant<B: Backend, C: CheckpointStrategy, const D: usize>(
+    tensor: Tensor<B, D>,
+) -> Tensor<Autodiff<B, C>, D> {
     Tensor::from_inner(tensor)
 }
 
-fn inner<B: Backend, C: CheckpointStrategy>(tokens: Tensor<Autodiff<B, C>, 1, Int>) -> Tensor<B, 1, Int> {
+fn inner<B: Backend, C: CheckpointStrategy>(
+    tokens: Tensor<Autodiff<B, C>, 1, Int>,
+) -> Tensor<B, 1, Int> {
     tokens.inner()
 }
 
 /// The inner tensor of an argument, which shares its storage.
-fn plain<B: Backend, C: CheckpointStrategy, const D: usize>(tensor: &FloatTensor<Autodiff<B, C>>) -> Tensor<B, D> {
+fn plain<B: Backend, C: CheckpointStrategy, const D: usize>(
+    tensor: &FloatTensor<Autodiff<B, C>>,
+) -> Tensor<B, D> {
     wrap(tensor.primitive.clone())
 }
 
@@ -92,8 +102,14 @@ struct Linear<B: Backend> {
 impl<B: Backend> Saved<B, 2> for Linear<B> {
     fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 2]) -> [Option<FloatTensor<B>>; 2] {
         let gradient: Tensor<B, 2> = wrap(gradient);
-        let d_weight = self.x.filter(|_| wanted[1]).map(|x| B::linear_weight_gradient(gradient.clone(), x));
-        let d_x = self.weight.filter(|_| wanted[0]).map(|weight| B::linear_input_gradient(gradient, weight));
+        let d_weight = self
+            .x
+            .filter(|_| wanted[1])
+            .map(|x| B::linear_weight_gradient(gradient.clone(), x));
+        let d_x = self
+            .weight
+            .filter(|_| wanted[0])
+            .map(|weight| B::linear_input_gradient(gradient, weight));
         [d_x, d_weight].map(|tensor| tensor.map(unwrap))
     }
 }
@@ -115,9 +131,14 @@ impl<B: Backend> Saved<B, 3> for attention::Saved<B> {
 struct CrossEntropy<B: Backend>([Option<Tensor<B, 2>>; 2]);
 
 impl<B: Backend> Saved<B, 2> for CrossEntropy<B> {
-    fn gradients(self, gradient: FloatTensor<B>, _wanted: [bool; 2]) -> [Option<FloatTensor<B>>; 2] {
+    fn gradients(
+        self,
+        gradient: FloatTensor<B>,
+        _wanted: [bool; 2],
+    ) -> [Option<FloatTensor<B>>; 2] {
         let factor: Tensor<B, 1> = wrap(gradient);
-        self.0.map(|tensor| tensor.map(|tensor| unwrap(B::scale(tensor, factor.clone()))))
+        self.0
+            .map(|tensor| tensor.map(|tensor| unwrap(B::scale(tensor, factor.clone()))))
     }
 }
 
@@ -129,7 +150,8 @@ struct RmsNorm<B: Backend> {
 
 impl<B: Backend> Saved<B, 2> for RmsNorm<B> {
     fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 2]) -> [Option<FloatTensor<B>>; 2] {
-        B::rms_norm_backward(self.x, self.weight, wrap(gradient), wanted).map(|tensor| tensor.map(unwrap))
+        B::rms_norm_backward(self.x, self.weight, wrap(gradient), wanted)
+            .map(|tensor| tensor.map(unwrap))
     }
 }
 
@@ -141,7 +163,8 @@ struct Swiglu<B: Backend> {
 
 impl<B: Backend> Saved<B, 2> for Swiglu<B> {
     fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 2]) -> [Option<FloatTensor<B>>; 2] {
-        B::swiglu_backward(self.gate, self.up, wrap(gradient), wanted).map(|tensor| tensor.map(unwrap))
+        B::swiglu_backward(self.gate, self.up, wrap(gradient), wanted)
+            .map(|tensor| tensor.map(unwrap))
     }
 }
 
@@ -153,7 +176,13 @@ struct Embedding<B: Backend> {
 
 impl<B: Backend> Saved<B, 1> for Embedding<B> {
     fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
-        [wanted[0].then(|| unwrap(<B as Backend>::embedding_backward(self.tokens, wrap(gradient), self.vocabulary)))]
+        [wanted[0].then(|| {
+            unwrap(<B as Backend>::embedding_backward(
+                self.tokens,
+                wrap(gradient),
+                self.vocabulary,
+            ))
+        })]
     }
 }
 
@@ -178,7 +207,10 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         if let Some(weight) = weight.as_ref().filter(|weight| weight.is_tracked()) {
             // Only a frozen weight is fused; a trained one is the sum of two operations.
             let (low_rank, projected) = Self::low_rank_linear(x.clone(), None, a, b, scale);
-            return (<Self as Backend>::linear(x, wrap(weight.clone())) + low_rank, projected);
+            return (
+                <Self as Backend>::linear(x, wrap(weight.clone())) + low_rank,
+                projected,
+            );
         }
         let weight = weight.as_ref().map(plain::<B, C, 2>);
         let (x, a, b) = (unwrap(x), unwrap(a), unwrap(b));
@@ -199,7 +231,11 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         );
         let tracked = [&x, &a, &b].map(|tensor| tensor.is_tracked());
         let output = node([&x, &a, &b], unwrap(output), || {
-            low_rank_linear::Saved { projected: Some(projected.clone()), ..saved }.keep(tracked)
+            low_rank_linear::Saved {
+                projected: Some(projected.clone()),
+                ..saved
+            }
+            .keep(tracked)
         });
         (output, constant(projected))
     }
@@ -212,14 +248,17 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
     ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
         let parents = [query, key, value].map(unwrap);
         let [query, key, value] = parents.each_ref().map(plain::<B, C, 3>);
-        let (output, log_sum_exp) = <B as Backend>::attention(query.clone(), key.clone(), value.clone(), heads);
-        let output_node = node(parents.each_ref(), unwrap(output.clone()), || attention::Saved {
-            query,
-            key,
-            value,
-            output,
-            log_sum_exp: log_sum_exp.clone(),
-            heads,
+        let (output, log_sum_exp) =
+            <B as Backend>::attention(query.clone(), key.clone(), value.clone(), heads);
+        let output_node = node(parents.each_ref(), unwrap(output.clone()), || {
+            attention::Saved {
+                query,
+                key,
+                value,
+                output,
+                log_sum_exp: log_sum_exp.clone(),
+                heads,
+            }
         });
         (output_node, constant(log_sum_exp))
     }
@@ -236,8 +275,14 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         let [hidden, head] = parents.each_ref().map(plain::<B, C, 2>);
         let (loss, gradients) = B::cross_entropy(hidden, head, inner(targets), computed);
         let [d_hidden, d_head] = gradients;
-        let asked = [d_hidden.clone().filter(|_| wanted[0]), d_head.clone().filter(|_| wanted[1])];
-        let kept = [d_hidden.filter(|_| tracked[0]), d_head.filter(|_| tracked[1])];
+        let asked = [
+            d_hidden.clone().filter(|_| wanted[0]),
+            d_head.clone().filter(|_| wanted[1]),
+        ];
+        let kept = [
+            d_hidden.filter(|_| tracked[0]),
+            d_head.filter(|_| tracked[1]),
+        ];
         let loss = node(parents.each_ref(), unwrap(loss), || CrossEntropy(kept));
         (loss, asked.map(|tensor| tensor.map(constant)))
     }
@@ -260,6 +305,9 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         let [vocabulary, _] = table.dims();
         let (table, tokens) = (unwrap(table), inner(tokens));
         let output = <B as Backend>::embedding(plain::<B, C, 2>(&table), tokens.clone());
-        node([&table], unwrap(output), || Embedding { tokens, vocabulary })
+        node([&table], unwrap(output), || Embedding {
+            tokens,
+            vocabulary,
+        })
     }
 }

@@ -29,7 +29,11 @@ struct Values(FlexTensor);
 impl Values {
     fn new<const D: usize>(tensor: Tensor<Flex, D>) -> Self {
         let tensor = tensor.into_primitive().tensor();
-        if tensor.layout().contiguous_offsets().is_some() { Self(tensor) } else { Self(tensor.to_contiguous()) }
+        if tensor.layout().contiguous_offsets().is_some() {
+            Self(tensor)
+        } else {
+            Self(tensor.to_contiguous())
+        }
     }
 
     fn slice(&self) -> &[f32] {
@@ -62,12 +66,18 @@ fn matrix<'a>(values: &'a Values, [rows, columns]: [usize; 2]) -> Matrix<'a> {
 
 /// Integers as indices, `None` where negative.
 fn indices(tokens: Tensor<Flex, 1, Int>) -> Vec<Option<usize>> {
-    tokens.into_data().iter::<i64>().map(|token| usize::try_from(token).ok()).collect()
+    tokens
+        .into_data()
+        .iter::<i64>()
+        .map(|token| usize::try_from(token).ok())
+        .collect()
 }
 
 /// Tokens as indices.
 fn tokens(tokens: Tensor<Flex, 1, Int>) -> Vec<usize> {
-    let known = indices(tokens).into_iter().map(|token| token.expect("a token is never negative"));
+    let known = indices(tokens)
+        .into_iter()
+        .map(|token| token.expect("a token is never negative"));
     known.collect()
 }
 
@@ -91,14 +101,21 @@ impl Backend for Flex {
         tensor(output, [x_shape[0], weight_shape[0]])
     }
 
-    fn linear_input_gradient(gradient: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+    fn linear_input_gradient(
+        gradient: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
         if !are_f32([&gradient, &weight]) {
             return super::linear::input_gradient(gradient, weight);
         }
         let (gradient_shape, weight_shape) = (gradient.dims(), weight.dims());
         let (gradient, weight) = (Values::new(gradient), Values::new(weight));
-        let output =
-            product(1.0, matrix(&gradient, gradient_shape), matrix(&weight, weight_shape), Threads::Pool);
+        let output = product(
+            1.0,
+            matrix(&gradient, gradient_shape),
+            matrix(&weight, weight_shape),
+            Threads::Pool,
+        );
         tensor(output, [gradient_shape[0], weight_shape[1]])
     }
 
@@ -108,8 +125,12 @@ impl Backend for Flex {
         }
         let (gradient_shape, x_shape) = (gradient.dims(), x.dims());
         let (gradient, x) = (Values::new(gradient), Values::new(x));
-        let output =
-            product(1.0, matrix(&gradient, gradient_shape).transposed(), matrix(&x, x_shape), Threads::Pool);
+        let output = product(
+            1.0,
+            matrix(&gradient, gradient_shape).transposed(),
+            matrix(&x, x_shape),
+            Threads::Pool,
+        );
         tensor(output, [gradient_shape[1], x_shape[1]])
     }
 
@@ -127,7 +148,12 @@ impl Backend for Flex {
         let (x, a, b) = (Values::new(x), Values::new(a), Values::new(b));
         let weight = weight.map(Values::new);
         let x = matrix(&x, [rows, inputs]);
-        let projected = product(1.0, x, matrix(&a, [rank, inputs]).transposed(), Threads::Pool);
+        let projected = product(
+            1.0,
+            x,
+            matrix(&a, [rank, inputs]).transposed(),
+            Threads::Pool,
+        );
         let low_rank = Matrix::new(&projected, rows, rank);
         let b = matrix(&b, [outputs, rank]).transposed();
         let output = match &weight {
@@ -139,7 +165,10 @@ impl Backend for Flex {
             }
             None => product(scale, low_rank, b, Threads::Pool),
         };
-        (tensor(output, [rows, outputs]), tensor(projected, [rows, rank]))
+        (
+            tensor(output, [rows, outputs]),
+            tensor(projected, [rows, rank]),
+        )
     }
 
     fn low_rank_linear_backward(
@@ -150,7 +179,14 @@ impl Backend for Flex {
         if !are_f32([&gradient]) {
             return super::low_rank_linear::backward(saved, gradient, wanted);
         }
-        let super::low_rank_linear::Saved { x, weight, a, b, projected, scale } = saved;
+        let super::low_rank_linear::Saved {
+            x,
+            weight,
+            a,
+            b,
+            projected,
+            scale,
+        } = saved;
         let [rows, outputs] = gradient.dims();
         let gradient = Values::new(gradient);
         let gradient = matrix(&gradient, [rows, outputs]);
@@ -158,7 +194,10 @@ impl Backend for Flex {
             let [_, rank] = projected.dims();
             let projected = Values::new(projected);
             let projected = matrix(&projected, [rows, rank]);
-            tensor(product(scale, gradient.transposed(), projected, Threads::Pool), [outputs, rank])
+            tensor(
+                product(scale, gradient.transposed(), projected, Threads::Pool),
+                [outputs, rank],
+            )
         });
         let Some(b) = b.filter(|_| wanted[0] || wanted[1]) else {
             return [None, None, d_b];
@@ -171,7 +210,10 @@ impl Backend for Flex {
             let [_, inputs] = x.dims();
             let x = Values::new(x);
             let x = matrix(&x, [rows, inputs]);
-            tensor(product(1.0, through_b.transposed(), x, Threads::Pool), [rank, inputs])
+            tensor(
+                product(1.0, through_b.transposed(), x, Threads::Pool),
+                [rank, inputs],
+            )
         });
         let d_x = a.filter(|_| wanted[0]).map(|a| {
             let [_, inputs] = a.dims();
@@ -209,7 +251,10 @@ impl Backend for Flex {
         let mut log_sum_exp = vec![0.0; shape.batch * heads * shape.length];
         let inputs = inputs.each_ref().map(Values::slice);
         attention::forward(inputs, shape, &rotary, &mut output, &mut log_sum_exp);
-        (tensor(output, dimensions), tensor(log_sum_exp, [shape.batch, heads, shape.length]))
+        (
+            tensor(output, dimensions),
+            tensor(log_sum_exp, [shape.batch, heads, shape.length]),
+        )
     }
 
     fn attention_backward(
@@ -223,9 +268,11 @@ impl Backend for Flex {
         let dimensions = saved.query.dims();
         let shape = attention_shape(dimensions, saved.heads);
         let rotary = Rotary::shared(shape.length, shape.width);
-        let mut outputs = wanted.map(|wanted| wanted.then(|| vec![0.0; dimensions.iter().product()]));
+        let mut outputs =
+            wanted.map(|wanted| wanted.then(|| vec![0.0; dimensions.iter().product()]));
         let [query, key, value] = [saved.query, saved.key, saved.value].map(Values::new);
-        let [output, log_sum_exp, gradient] = [saved.output, saved.log_sum_exp, gradient].map(Values::new);
+        let [output, log_sum_exp, gradient] =
+            [saved.output, saved.log_sum_exp, gradient].map(Values::new);
         let inputs = attention::Inputs {
             query: query.slice(),
             key: key.slice(),
@@ -234,7 +281,12 @@ impl Backend for Flex {
             log_sum_exp: log_sum_exp.slice(),
             gradient: gradient.slice(),
         };
-        attention::backward(inputs, shape, &rotary, outputs.each_mut().map(Option::as_deref_mut));
+        attention::backward(
+            inputs,
+            shape,
+            &rotary,
+            outputs.each_mut().map(Option::as_deref_mut),
+        );
         outputs.map(|output| output.map(|output| tensor(output, dimensions)))
     }
 
@@ -249,8 +301,13 @@ impl Backend for Flex {
         }
         let (hidden_shape, head_shape) = (hidden.dims(), head.dims());
         let (hidden, head) = (Values::new(hidden), Values::new(head));
-        let output =
-            cross_entropy::forward(hidden.slice(), head.slice(), hidden_shape[1], &indices(targets), wanted);
+        let output = cross_entropy::forward(
+            hidden.slice(),
+            head.slice(),
+            hidden_shape[1],
+            &indices(targets),
+            wanted,
+        );
         let d_hidden = output.d_hidden.map(|values| tensor(values, hidden_shape));
         let d_head = output.d_head.map(|values| tensor(values, head_shape));
         (tensor(vec![output.loss as f32], [1]), [d_hidden, d_head])
@@ -266,7 +323,12 @@ impl Backend for Flex {
             return tensor;
         }
         let mut values = Values::new(tensor);
-        let block = |block: &mut [f32]| vector::vectorised(#[inline(always)] || vector::multiply(block, factor));
+        let block = |block: &mut [f32]| {
+            vector::vectorised(
+                #[inline(always)]
+                || vector::multiply(block, factor),
+            )
+        };
         let slice = values.slice_mut();
         if vector::worth_threads(slice.len()) {
             slice.par_chunks_mut(1 << 14).for_each(block);
@@ -297,9 +359,13 @@ impl Backend for Flex {
             return super::rms_norm::backward(x, weight, gradient, wanted);
         }
         let width = x.dims()[1];
-        let (x, weight, mut gradient) = (Values::new(x), Values::new(weight), Values::new(gradient));
+        let (x, weight, mut gradient) =
+            (Values::new(x), Values::new(weight), Values::new(gradient));
         let d_weight = rms_norm::backward(x.slice(), weight.slice(), gradient.slice_mut(), wanted);
-        [wanted[0].then(|| gradient.tensor()), d_weight.map(|values| tensor(values, [1, width]))]
+        [
+            wanted[0].then(|| gradient.tensor()),
+            d_weight.map(|values| tensor(values, [1, width])),
+        ]
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -322,7 +388,8 @@ impl Backend for Flex {
         if !are_f32([&gate, &up, &gradient]) || wanted != [true, true] {
             return super::swiglu::backward(gate, up, gradient, wanted);
         }
-        let (mut gate, mut up, gradient) = (Values::new(gate), Values::new(up), Values::new(gradient));
+        let (mut gate, mut up, gradient) =
+            (Values::new(gate), Values::new(up), Values::new(gradient));
         swiglu::backward(gate.slice_mut(), up.slice_mut(), gradient.slice());
         [Some(gate.tensor()), Some(up.tensor())]
     }
@@ -334,7 +401,10 @@ impl Backend for Flex {
         let [_, width] = table.dims();
         let (table, tokens) = (Values::new(table), self::tokens(tokens));
         let rows = tokens.len();
-        tensor(embedding::forward(table.slice(), &tokens, width), [rows, width])
+        tensor(
+            embedding::forward(table.slice(), &tokens, width),
+            [rows, width],
+        )
     }
 
     fn embedding_backward(
@@ -364,7 +434,13 @@ impl Backend for Flex {
         }
         let gradient = Values::new(gradient);
         let [mut value, mut first, mut second] = [value, first, second].map(Values::new);
-        adamw::update(value.slice_mut(), gradient.slice(), first.slice_mut(), second.slice_mut(), &step);
+        adamw::update(
+            value.slice_mut(),
+            gradient.slice(),
+            first.slice_mut(),
+            second.slice_mut(),
+            &step,
+        );
         (value.tensor(), first.tensor(), second.tensor())
     }
 
@@ -378,5 +454,10 @@ impl Backend for Flex {
 }
 
 fn attention_shape([batch, length, hidden]: [usize; 3], heads: usize) -> attention::Shape {
-    attention::Shape { batch, length, heads, width: hidden / heads }
+    attention::Shape {
+        batch,
+        length,
+        heads,
+        width: hidden / heads,
+    }
 }

@@ -12,10 +12,16 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 const BLOCK_ROWS: usize = 2048;
 
 /// The loss alone `[1]`, from whole logits: the reference that the blocked forms are tested against.
-pub fn definition<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+pub fn definition<B: Backend>(
+    hidden: Tensor<B, 2>,
+    head: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+) -> Tensor<B, 1> {
     let logits = hidden.matmul(head.transpose()).cast(DType::F32);
     let (index, counted) = index_and_counted(targets);
-    (log_softmax(logits, 1).gather(1, index) * counted).sum().neg()
+    (log_softmax(logits, 1).gather(1, index) * counted)
+        .sum()
+        .neg()
 }
 
 /// The loss `[1]` (f32) and the wanted gradients for the hidden states and the head, composed by blocks of rows.
@@ -33,7 +39,10 @@ pub fn forward<B: Backend>(
         let length = BLOCK_ROWS.min(rows - start);
         let block = hidden.clone().narrow(0, start, length);
         let (index, counted) = index_and_counted(targets.clone().narrow(0, start, length));
-        let logits = block.clone().matmul(head.clone().transpose()).cast(DType::F32);
+        let logits = block
+            .clone()
+            .matmul(head.clone().transpose())
+            .cast(DType::F32);
         let log_probability = log_softmax(logits, 1);
         loss = loss - (log_probability.clone().gather(1, index.clone()) * counted.clone()).sum();
         if !wanted[0] && !wanted[1] {
@@ -53,8 +62,16 @@ pub fn forward<B: Backend>(
             d_hidden.push(d_logits.matmul(head.clone()));
         }
     }
-    let d_hidden = wanted[0].then(|| if rows == 0 { hidden } else { Tensor::cat(d_hidden, 0) });
-    let d_head = d_head.map(|sum| sum.cast(head.dtype())).or_else(|| wanted[1].then(|| head.zeros_like()));
+    let d_hidden = wanted[0].then(|| {
+        if rows == 0 {
+            hidden
+        } else {
+            Tensor::cat(d_hidden, 0)
+        }
+    });
+    let d_head = d_head
+        .map(|sum| sum.cast(head.dtype()))
+        .or_else(|| wanted[1].then(|| head.zeros_like()));
     (loss, [d_hidden, d_head])
 }
 
@@ -62,6 +79,10 @@ pub fn forward<B: Backend>(
 fn index_and_counted<B: Backend>(targets: Tensor<B, 1, Int>) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
     let [rows] = targets.dims();
     let targets = targets.reshape([rows, 1]);
-    let counted = targets.clone().greater_equal_elem(0).float().cast(DType::F32);
+    let counted = targets
+        .clone()
+        .greater_equal_elem(0)
+        .float()
+        .cast(DType::F32);
     (targets.clamp_min(0), counted)
 }

@@ -11,7 +11,11 @@ pub fn definition<B: Backend>(table: Tensor<B, 2>, tokens: Tensor<B, 1, Int>) ->
 /// Gradient for the table, composed.
 ///
 /// Summed in f32: in bf16 the sum of a frequent token would stall after some 256 equal terms.
-pub fn backward<B: Backend>(tokens: Tensor<B, 1, Int>, gradient: Tensor<B, 2>, vocabulary: usize) -> Tensor<B, 2> {
+pub fn backward<B: Backend>(
+    tokens: Tensor<B, 1, Int>,
+    gradient: Tensor<B, 2>,
+    vocabulary: usize,
+) -> Tensor<B, 2> {
     let dtype = gradient.dtype();
     let [_, width] = gradient.dims();
     Tensor::zeros([vocabulary, width], (&gradient.device(), DType::F32))

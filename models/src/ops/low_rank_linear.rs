@@ -60,8 +60,17 @@ pub fn backward<B: Backend>(
     gradient: Tensor<B, 2>,
     wanted: [bool; 3],
 ) -> [Option<Tensor<B, 2>>; 3] {
-    let Saved { x, weight, a, b, projected, scale } = saved;
-    let through_b = b.filter(|_| wanted[0] || wanted[1]).map(|b| gradient.clone().matmul(b) * scale);
+    let Saved {
+        x,
+        weight,
+        a,
+        b,
+        projected,
+        scale,
+    } = saved;
+    let through_b = b
+        .filter(|_| wanted[0] || wanted[1])
+        .map(|b| gradient.clone().matmul(b) * scale);
     let d_b = projected
         .filter(|_| wanted[2])
         .map(|projected| gradient.clone().transpose().matmul(projected) * scale);
@@ -70,12 +79,15 @@ pub fn backward<B: Backend>(
         .zip(x)
         .filter(|_| wanted[1])
         .map(|(through_b, x)| through_b.transpose().matmul(x));
-    let d_x = through_b.zip(a).filter(|_| wanted[0]).map(|(through_b, a)| {
-        let low_rank = through_b.matmul(a);
-        match weight {
-            Some(weight) => gradient.matmul(weight) + low_rank,
-            None => low_rank,
-        }
-    });
+    let d_x = through_b
+        .zip(a)
+        .filter(|_| wanted[0])
+        .map(|(through_b, a)| {
+            let low_rank = through_b.matmul(a);
+            match weight {
+                Some(weight) => gradient.matmul(weight) + low_rank,
+                None => low_rank,
+            }
+        });
     [d_x, d_a, d_b]
 }

@@ -27,8 +27,11 @@ pub fn backward<B: Backend>(
     let x = x.cast(DType::F32);
     let gradient = gradient.cast(DType::F32);
     let r = inverse_root(x.clone());
-    let d_weight =
-        wanted[1].then(|| (gradient.clone() * x.clone() * r.clone()).sum_dim(0).cast(weight.dtype()));
+    let d_weight = wanted[1].then(|| {
+        (gradient.clone() * x.clone() * r.clone())
+            .sum_dim(0)
+            .cast(weight.dtype())
+    });
     let d_x = wanted[0].then(|| {
         let h = gradient * weight.cast(DType::F32);
         let mean = (h.clone() * x.clone()).mean_dim(1);

@@ -54,9 +54,13 @@ impl Shape {
 
     /// The output cut into the rows of each task, so that tasks can write side by side.
     fn split<'a>(&self, output: &'a mut [f32]) -> Vec<Vec<&'a mut [f32]>> {
-        let mut tasks: Vec<Vec<_>> =
-            (0..self.batch * self.heads).map(|_| Vec::with_capacity(self.length)).collect();
-        for (sequence, rows) in output.chunks_exact_mut(self.length * self.row()).enumerate() {
+        let mut tasks: Vec<Vec<_>> = (0..self.batch * self.heads)
+            .map(|_| Vec::with_capacity(self.length))
+            .collect();
+        for (sequence, rows) in output
+            .chunks_exact_mut(self.length * self.row())
+            .enumerate()
+        {
             for row in rows.chunks_exact_mut(self.row()) {
                 for (head, part) in row.chunks_exact_mut(self.width).enumerate() {
                     tasks[sequence * self.heads + head].push(part);
@@ -87,21 +91,35 @@ pub fn forward(
         return;
     }
     let tasks = shape.split(output);
-    let work = |buffers: &mut Buffers, task: usize, output: Vec<&mut [f32]>, log_sum_exp: &mut [f32]| {
-        forward_task(buffers, [query, key, value], shape, rotary, task, output, log_sum_exp);
-    };
+    let work =
+        |buffers: &mut Buffers, task: usize, output: Vec<&mut [f32]>, log_sum_exp: &mut [f32]| {
+            forward_task(
+                buffers,
+                [query, key, value],
+                shape,
+                rotary,
+                task,
+                output,
+                log_sum_exp,
+            );
+        };
     if worth_threads(shape.elements()) {
         tasks
             .into_par_iter()
             .zip(log_sum_exp.par_chunks_exact_mut(shape.length))
             .enumerate()
-            .for_each_init(Buffers::default, |buffers, (task, (output, log_sum_exp))| {
-                work(buffers, task, output, log_sum_exp);
-            });
+            .for_each_init(
+                Buffers::default,
+                |buffers, (task, (output, log_sum_exp))| {
+                    work(buffers, task, output, log_sum_exp);
+                },
+            );
     } else {
         let mut buffers = Buffers::default();
-        for (task, (output, log_sum_exp)) in
-            tasks.into_iter().zip(log_sum_exp.chunks_exact_mut(shape.length)).enumerate()
+        for (task, (output, log_sum_exp)) in tasks
+            .into_iter()
+            .zip(log_sum_exp.chunks_exact_mut(shape.length))
+            .enumerate()
         {
             work(&mut buffers, task, output, log_sum_exp);
         }
@@ -130,7 +148,14 @@ fn forward_task(
     log_sum_exp: &mut [f32],
 ) {
     let Shape { length, width, .. } = shape;
-    rotate(&mut buffers.query, query, shape, rotary, task, shape.scale());
+    rotate(
+        &mut buffers.query,
+        query,
+        shape,
+        rotary,
+        task,
+        shape.scale(),
+    );
     rotate(&mut buffers.key, key, shape, rotary, task, 1.0);
     buffers.d_query.resize(BLOCK_ROWS * width, 0.0);
     for first in (0..length).step_by(BLOCK_ROWS) {
@@ -139,25 +164,42 @@ fn forward_task(
         buffers.scores.resize(count * keys, 0.0);
         let query = Matrix::new(&buffers.query[first * width..], count, width);
         let key = Matrix::new(&buffers.key, keys, width);
-        write_product(&mut buffers.scores, 1.0, query, key.transposed(), Threads::One);
+        write_product(
+            &mut buffers.scores,
+            1.0,
+            query,
+            key.transposed(),
+            Threads::One,
+        );
         let mut inverse_sums = [0.0; BLOCK_ROWS];
-        vectorised(#[inline(always)] || {
-            for (row, scores) in buffers.scores.chunks_exact_mut(keys).enumerate() {
-                let (scores, seen) = padded(scores, first + row + 1);
-                scores[seen..].fill(f32::NEG_INFINITY);
-                let largest = maximum(scores);
-                // A hidden score adds 1e-38 to a sum of at least one, which changes nothing.
-                let sum = exponentials(scores, largest);
-                scores[seen..].fill(0.0);
-                inverse_sums[row] = 1.0 / sum;
-                log_sum_exp[first + row] = largest + sum.ln();
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, scores) in buffers.scores.chunks_exact_mut(keys).enumerate() {
+                    let (scores, seen) = padded(scores, first + row + 1);
+                    scores[seen..].fill(f32::NEG_INFINITY);
+                    let largest = maximum(scores);
+                    // A hidden score adds 1e-38 to a sum of at least one, which changes nothing.
+                    let sum = exponentials(scores, largest);
+                    scores[seen..].fill(0.0);
+                    inverse_sums[row] = 1.0 / sum;
+                    log_sum_exp[first + row] = largest + sum.ln();
+                }
+            },
+        );
         let weighted = &mut buffers.d_query[..count * width];
         let probabilities = Matrix::new(&buffers.scores, count, keys);
-        write_product(weighted, 1.0, probabilities, shape.rows(value, task, 0, keys), Threads::One);
-        for ((row, weighted), inverse) in
-            output[first..].iter_mut().zip(weighted.chunks_exact(width)).zip(inverse_sums)
+        write_product(
+            weighted,
+            1.0,
+            probabilities,
+            shape.rows(value, task, 0, keys),
+            Threads::One,
+        );
+        for ((row, weighted), inverse) in output[first..]
+            .iter_mut()
+            .zip(weighted.chunks_exact(width))
+            .zip(inverse_sums)
         {
             for (output, weighted) in row.iter_mut().zip(weighted) {
                 *output = weighted * inverse;
@@ -184,20 +226,32 @@ pub struct Inputs<'a> {
 }
 
 /// Writes the gradients for query, key and value, where wanted.
-pub fn backward(inputs: Inputs<'_>, shape: Shape, rotary: &Rotary, gradients: [Option<&mut [f32]>; 3]) {
+pub fn backward(
+    inputs: Inputs<'_>,
+    shape: Shape,
+    rotary: &Rotary,
+    gradients: [Option<&mut [f32]>; 3],
+) {
     if shape.is_empty() {
         return;
     }
     let [d_query, d_key, d_value] = gradients.map(|gradient| match gradient {
         Some(gradient) => shape.split(gradient).into_iter().map(Some).collect(),
-        None => (0..shape.batch * shape.heads).map(|_| None).collect::<Vec<_>>(),
+        None => (0..shape.batch * shape.heads)
+            .map(|_| None)
+            .collect::<Vec<_>>(),
     });
     let tasks = d_query.into_iter().zip(d_key).zip(d_value);
-    let tasks: Vec<_> = tasks.map(|((d_query, d_key), d_value)| [d_query, d_key, d_value]).collect();
+    let tasks: Vec<_> = tasks
+        .map(|((d_query, d_key), d_value)| [d_query, d_key, d_value])
+        .collect();
     if worth_threads(shape.elements()) {
-        tasks.into_par_iter().enumerate().for_each_init(Buffers::default, |buffers, (task, gradients)| {
-            backward_task(buffers, inputs, shape, rotary, task, gradients);
-        });
+        tasks.into_par_iter().enumerate().for_each_init(
+            Buffers::default,
+            |buffers, (task, gradients)| {
+                backward_task(buffers, inputs, shape, rotary, task, gradients);
+            },
+        );
     } else {
         let mut buffers = Buffers::default();
         for (task, gradients) in tasks.into_iter().enumerate() {
@@ -216,9 +270,20 @@ fn backward_task(
 ) {
     let Shape { length, width, .. } = shape;
     let [d_query, d_key, d_value] = gradients;
-    rotate(&mut buffers.query, inputs.query, shape, rotary, task, shape.scale());
+    rotate(
+        &mut buffers.query,
+        inputs.query,
+        shape,
+        rotary,
+        task,
+        shape.scale(),
+    );
     rotate(&mut buffers.key, inputs.key, shape, rotary, task, 1.0);
-    for buffer in [&mut buffers.d_query, &mut buffers.d_key, &mut buffers.d_value] {
+    for buffer in [
+        &mut buffers.d_query,
+        &mut buffers.d_key,
+        &mut buffers.d_value,
+    ] {
         buffer.clear();
         buffer.resize(length * width, 0.0);
     }
@@ -230,37 +295,67 @@ fn backward_task(
         let key = Matrix::new(&buffers.key, keys, width);
         let gradient = shape.rows(inputs.gradient, task, first, count);
         buffers.scores.resize(count * keys, 0.0);
-        write_product(&mut buffers.scores, 1.0, query, key.transposed(), Threads::One);
+        write_product(
+            &mut buffers.scores,
+            1.0,
+            query,
+            key.transposed(),
+            Threads::One,
+        );
         buffers.d_scores.resize(count * keys, 0.0);
         if d_query.is_some() || d_key.is_some() {
             let value = shape.rows(inputs.value, task, 0, keys);
-            write_product(&mut buffers.d_scores, 1.0, gradient, value.transposed(), Threads::One);
+            write_product(
+                &mut buffers.d_scores,
+                1.0,
+                gradient,
+                value.transposed(),
+                Threads::One,
+            );
         }
-        vectorised(#[inline(always)] || {
-            let rows = buffers.scores.chunks_exact_mut(keys).zip(buffers.d_scores.chunks_exact_mut(keys));
-            for (row, (scores, d_scores)) in rows.enumerate() {
-                let position = first + row;
-                let gradient = shape.slice(inputs.gradient, task, position);
-                let row_sum = dot(gradient, shape.slice(inputs.output, task, position));
-                let shift = log_sum_exp[position];
-                let (scores, seen) = padded(scores, position + 1);
-                let (d_scores, _) = padded(d_scores, position + 1);
-                for (s, d) in scores.iter_mut().zip(&mut *d_scores) {
-                    *s = exp(*s - shift);
-                    *d = *s * (*d - row_sum);
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = buffers
+                    .scores
+                    .chunks_exact_mut(keys)
+                    .zip(buffers.d_scores.chunks_exact_mut(keys));
+                for (row, (scores, d_scores)) in rows.enumerate() {
+                    let position = first + row;
+                    let gradient = shape.slice(inputs.gradient, task, position);
+                    let row_sum = dot(gradient, shape.slice(inputs.output, task, position));
+                    let shift = log_sum_exp[position];
+                    let (scores, seen) = padded(scores, position + 1);
+                    let (d_scores, _) = padded(d_scores, position + 1);
+                    for (s, d) in scores.iter_mut().zip(&mut *d_scores) {
+                        *s = exp(*s - shift);
+                        *d = *s * (*d - row_sum);
+                    }
+                    scores[seen..].fill(0.0);
+                    d_scores[seen..].fill(0.0);
                 }
-                scores[seen..].fill(0.0);
-                d_scores[seen..].fill(0.0);
-            }
-        });
+            },
+        );
         let probabilities = Matrix::new(&buffers.scores, count, keys);
         let d_scores = Matrix::new(&buffers.d_scores, count, keys);
         if d_value.is_some() {
             let d_value = &mut buffers.d_value[..keys * width];
-            add_product(d_value, 1.0, probabilities.transposed(), gradient, Threads::One);
+            add_product(
+                d_value,
+                1.0,
+                probabilities.transposed(),
+                gradient,
+                Threads::One,
+            );
         }
         if d_key.is_some() {
-            add_product(&mut buffers.d_key[..keys * width], 1.0, d_scores.transposed(), query, Threads::One);
+            add_product(
+                &mut buffers.d_key[..keys * width],
+                1.0,
+                d_scores.transposed(),
+                query,
+                Threads::One,
+            );
         }
         if d_query.is_some() {
             let d_query = &mut buffers.d_query[first * width..keys * width];
@@ -273,7 +368,11 @@ fn backward_task(
     if let Some(d_key) = d_key {
         undo_rotation(d_key, &buffers.d_key, rotary, width);
     }
-    for (output, row) in d_value.into_iter().flatten().zip(buffers.d_value.chunks_exact(width)) {
+    for (output, row) in d_value
+        .into_iter()
+        .flatten()
+        .zip(buffers.d_value.chunks_exact(width))
+    {
         output.copy_from_slice(row);
     }
 }
@@ -289,33 +388,71 @@ fn padded(row: &mut [f32], seen: usize) -> (&mut [f32], usize) {
 }
 
 /// The rows of one sequence and head, rotated by their positions and scaled, `[length, width]`.
-fn rotate(output: &mut Vec<f32>, values: &[f32], shape: Shape, rotary: &Rotary, task: usize, scale: f32) {
+fn rotate(
+    output: &mut Vec<f32>,
+    values: &[f32],
+    shape: Shape,
+    rotary: &Rotary,
+    task: usize,
+    scale: f32,
+) {
     let Shape { length, width, .. } = shape;
     output.resize(length * width, 0.0);
-    vectorised(#[inline(always)] || {
-        for (position, output) in output.chunks_exact_mut(width).enumerate() {
-            let (left, right) = shape.slice(values, task, position).split_at(width / 2);
-            let (left_output, right_output) = output.split_at_mut(width / 2);
-            let (cosine, sine) = rotary.at(position);
-            turn(left, right, cosine, sine, scale, scale, left_output, right_output);
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for (position, output) in output.chunks_exact_mut(width).enumerate() {
+                let (left, right) = shape.slice(values, task, position).split_at(width / 2);
+                let (left_output, right_output) = output.split_at_mut(width / 2);
+                let (cosine, sine) = rotary.at(position);
+                turn(
+                    left,
+                    right,
+                    cosine,
+                    sine,
+                    scale,
+                    scale,
+                    left_output,
+                    right_output,
+                );
+            }
+        },
+    );
 }
 
 fn undo_rotation(output: Vec<&mut [f32]>, rotated: &[f32], rotary: &Rotary, width: usize) {
-    vectorised(#[inline(always)] || {
-        for (position, (output, rotated)) in output.into_iter().zip(rotated.chunks_exact(width)).enumerate() {
-            let (left, right) = rotated.split_at(width / 2);
-            let (left_output, right_output) = output.split_at_mut(width / 2);
-            let (cosine, sine) = rotary.at(position);
-            turn(left, right, cosine, sine, 1.0, -1.0, left_output, right_output);
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for (position, (output, rotated)) in output
+                .into_iter()
+                .zip(rotated.chunks_exact(width))
+                .enumerate()
+            {
+                let (left, right) = rotated.split_at(width / 2);
+                let (left_output, right_output) = output.split_at_mut(width / 2);
+                let (cosine, sine) = rotary.at(position);
+                turn(
+                    left,
+                    right,
+                    cosine,
+                    sine,
+                    1.0,
+                    -1.0,
+                    left_output,
+                    right_output,
+                );
+            }
+        },
+    );
 }
 
 /// Rotates the pairs (left, right) of one row; each slice on its own, so that the compiler knows them apart.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "slices inside an array or tuple are not known to be disjoint")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "slices inside an array or tuple are not known to be disjoint"
+)]
 fn turn(
     left: &[f32],
     right: &[f32],

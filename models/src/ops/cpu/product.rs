@@ -36,7 +36,13 @@ impl<'a> Matrix<'a> {
             "a matrix of {rows} x {columns} at stride {row_stride} in {} values",
             values.len()
         );
-        Self { values, rows, columns, row_stride, column_stride: 1 }
+        Self {
+            values,
+            rows,
+            columns,
+            row_stride,
+            column_stride: 1,
+        }
     }
 
     /// The transposed matrix, without moving anything.
@@ -68,31 +74,70 @@ pub fn product(factor: f32, lhs: Matrix<'_>, rhs: Matrix<'_>, threads: Threads) 
         return vec![0.0; length];
     }
     let mut output = Vec::with_capacity(length);
-    #[expect(unsafe_code, reason = "fresh memory is written once, by the product itself")]
+    #[expect(
+        unsafe_code,
+        reason = "fresh memory is written once, by the product itself"
+    )]
     // SAFETY: the capacity is at least `length`, and a product with a non-empty inner dimension that does not read
     // its destination writes every element of it.
     unsafe {
-        multiply(output.as_mut_ptr(), length, false, factor, lhs, rhs, threads);
+        multiply(
+            output.as_mut_ptr(),
+            length,
+            false,
+            factor,
+            lhs,
+            rhs,
+            threads,
+        );
         output.set_len(length);
     }
     output
 }
 
 /// `output = factor·lhs·rhs`, row-major.
-pub fn write_product(output: &mut [f32], factor: f32, lhs: Matrix<'_>, rhs: Matrix<'_>, threads: Threads) {
+pub fn write_product(
+    output: &mut [f32],
+    factor: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    threads: Threads,
+) {
     #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
     // SAFETY: the pointer and the length are those of one slice.
     unsafe {
-        multiply(output.as_mut_ptr(), output.len(), false, factor, lhs, rhs, threads);
+        multiply(
+            output.as_mut_ptr(),
+            output.len(),
+            false,
+            factor,
+            lhs,
+            rhs,
+            threads,
+        );
     }
 }
 
 /// `output += factor·lhs·rhs`, row-major.
-pub fn add_product(output: &mut [f32], factor: f32, lhs: Matrix<'_>, rhs: Matrix<'_>, threads: Threads) {
+pub fn add_product(
+    output: &mut [f32],
+    factor: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    threads: Threads,
+) {
     #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
     // SAFETY: the pointer and the length are those of one slice.
     unsafe {
-        multiply(output.as_mut_ptr(), output.len(), true, factor, lhs, rhs, threads);
+        multiply(
+            output.as_mut_ptr(),
+            output.len(),
+            true,
+            factor,
+            lhs,
+            rhs,
+            threads,
+        );
     }
 }
 

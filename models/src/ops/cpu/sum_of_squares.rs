@@ -9,7 +9,12 @@ const BLOCK: usize = 1 << 14;
 
 /// `Σ x²`.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
-    let block = |x: &[f32]| vectorised(#[inline(always)] || vector::sum_of_squares(x));
+    let block = |x: &[f32]| {
+        vectorised(
+            #[inline(always)]
+            || vector::sum_of_squares(x),
+        )
+    };
     if worth_threads(x.len()) {
         let sums: Vec<f64> = x.par_chunks(BLOCK).map(block).collect();
         sums.iter().sum()

@@ -24,7 +24,10 @@ pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
             kernel()
         }
         if std::is_x86_feature_detected!("avx2") {
-            #[expect(unsafe_code, reason = "calls a function compiled for a detected instruction set")]
+            #[expect(
+                unsafe_code,
+                reason = "calls a function compiled for a detected instruction set"
+            )]
             // SAFETY: the only feature that `wide` requires has just been detected.
             return unsafe { wide(kernel) };
         }
@@ -44,7 +47,7 @@ pub fn worth_threads(elements: usize) -> bool {
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the low bits
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > 88.3 { 88.3 } else { x };
     let x = if x < -87.3 { -87.3 } else { x };
