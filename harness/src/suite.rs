@@ -239,6 +239,8 @@ impl<'a> Supervisor<'a> {
         let mut command = Command::new(&self.program);
         command.arg("worker").arg("--supervised").arg(run_directory);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
+        command.envs(ALLOCATOR.iter().filter(unset).copied());
         let mut child = command.spawn().map_err(failed_to("start", &self.program))?;
         let input = child.stdin.take();
         let mut readers = Vec::new();
