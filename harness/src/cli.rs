@@ -63,7 +63,7 @@ Exit codes: 0 all cells finished, 2 bad input, 3 some cells failed, 75 stopped (
 /// What is trained, and on what: shared by every command that resolves a profile.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SuiteOptions {
-    /// Profile: smoke, laptop, paper, ablations, ablations-laptop, or a TOML file [default: laptop; paper with CUDA]
+    /// Profile: smoke, laptop, laptop-rates, ablations-laptop, paper, ablations, or a TOML file [default: laptop; paper with CUDA]
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// Directory of the suite [default: runs/<profile>]

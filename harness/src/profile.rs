@@ -2,8 +2,8 @@
 //!
 //! A profile is read as a list of [`Entry`]s, each a key path with its value and where it was written. The profile that it
 //! extends comes before it, `--set` after it, so that one mechanism carries every layer and a message can name file, line
-//! and key whoever finds the fault. From least to most specific a key of a run is set by: the defaults, the dialect,
-//! `[settings]`, `[size.S]`, the method's preset, `[method.M]`, `[size.S.method.M]`, and a bare `--set KEY=VALUE`.
+//! and key whoever finds the fault. From least to most specific a key of a run is set by: the defaults, `[settings]`,
+//! `[size.S]`, the method's preset, the dialect, `[method.M]`, `[size.S.method.M]`, and a bare `--set KEY=VALUE`.
 
 use crate::recipe::{self, PRESETS};
 use crate::settings::{Scope, Setting, Settings, suggestion};
@@ -415,13 +415,13 @@ impl Profile {
                 let _ = settings.set(key, &value);
             }
         };
-        let dialect = recipe::DIALECTS.iter().find(|dialect| dialect.name == self.dialect);
-        lay_data(&mut settings, dialect.map_or_else(Vec::new, |dialect| (dialect.layer)()));
         lay(&mut settings, &["settings"])?;
         lay(&mut settings, &["size", size])?;
         let preset = self.preset(method)?;
         let layer = PRESETS.iter().find(|known| known.name == preset).map_or_else(Vec::new, |known| (known.layer)());
         lay_data(&mut settings, layer);
+        let dialect = recipe::DIALECTS.iter().find(|dialect| dialect.name == self.dialect);
+        lay_data(&mut settings, dialect.map_or_else(Vec::new, |dialect| (dialect.layer)(&preset)));
         lay(&mut settings, &["method", method])?;
         lay(&mut settings, &["size", size, "method", method])?;
         // A bare `--set KEY=VALUE` has no path before the key and is the most specific of all.
@@ -703,9 +703,27 @@ mod tests {
 
     #[test]
     fn every_preset_and_dialect_sets_only_keys_that_exist() {
-        let layers = recipe::PRESETS.iter().map(|preset| preset.layer).chain(recipe::DIALECTS.iter().map(|d| d.layer));
-        for (key, value) in layers.flat_map(|layer| layer()) {
+        let presets = recipe::PRESETS.iter().flat_map(|preset| (preset.layer)());
+        let dialects = recipe::DIALECTS
+            .iter()
+            .flat_map(|dialect| recipe::PRESETS.iter().flat_map(|preset| (dialect.layer)(preset.name)));
+        for (key, value) in presets.chain(dialects) {
             assert_eq!(Settings::default().set(key, &value), Some(Ok(())), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_dialect_loads_with_every_preset_and_changes_something() {
+        let methods = format!("methods={:?}", recipe::preset_names());
+        let load = |dialect: &str| Profile::load("laptop", &[methods.clone(), format!("dialect={dialect}")]).expect(dialect);
+        let default = load("default");
+        for dialect in recipe::dialect_names() {
+            let profile = load(dialect);
+            for preset in recipe::preset_names() {
+                let (ours, theirs) = (default.settings("nano", preset), profile.settings("nano", preset));
+                let same = ours.expect(preset) == theirs.expect(preset);
+                assert_eq!(same, dialect == "default", "{dialect} {preset}");
+            }
         }
     }
 

@@ -89,22 +89,84 @@ pub fn preset_names() -> Vec<&'static str> {
     PRESETS.iter().map(|preset| preset.name).collect()
 }
 
-/// A named set of the choices in which published codes differ, below a profile's own settings.
+/// A named set of the choices in which published codes differ, laid over a preset.
 pub struct Dialect {
     /// Name in profiles and tables.
     pub name: &'static str,
     /// Where it comes from.
     pub source: &'static str,
-    /// The keys that it sets, over the defaults of `settings.rs`.
-    pub layer: fn() -> Vec<(&'static str, Value)>,
+    /// The keys that it sets for a preset.
+    pub layer: fn(preset: &str) -> Vec<(&'static str, Value)>,
+}
+
+/// What every code that descends from the official one does: rows of T tokens predict T - 1, micro-batches are averaged
+/// as they come, the embedding of the last token is a padding row, the two moments are pruned by masks of their own.
+fn official() -> Vec<(&'static str, Value)> {
+    vec![
+        ("overlap", Value::Integer(0)),
+        named("loss_weight", "micro-batches"),
+        ("freeze_last_embedding", Value::Boolean(true)),
+        named("prune_mask", "separate"),
+    ]
+}
+
+/// The code at the paper's submission (`Guitaricet/relora@f52a322`).
+fn paper_2023_05(preset: &str) -> Vec<(&'static str, Value)> {
+    let mut layer = official();
+    layer.extend([
+        named("documents", "padded"),
+        named("grad_clip", "none"),
+        ("dropout", Value::Float(0.1)),
+        named("factor_init", "both-kaiming"),
+        named("schedule_span", "whole"),
+    ]);
+    match preset {
+        // Its "LoRA" deletes the weight; its ReLoRA without a warm start merges into a weight of zero.
+        "lora" => layer.push(named("base", "none")),
+        "relora-no-warm-start" => layer.push(named("base", "zero")),
+        _ => {}
+    }
+    layer
+}
+
+/// The official code as it stands (`Guitaricet/relora@176f376`).
+fn official_head(_preset: &str) -> Vec<(&'static str, Value)> {
+    let mut layer = official();
+    layer.extend([
+        named("documents", "packed"),
+        ("grad_clip", Value::Float(1.0)),
+        ("dropout", Value::Float(0.1)),
+        // No gradient reaches the factors before the first restart.
+        named("factor_init", "both-zero"),
+        named("schedule_span", "remaining"),
+        // Its "zero" mode prunes at random and keeps one element in a thousand.
+        named("reset", "random"),
+        ("reset_ratio", Value::Float(0.999)),
+    ]);
+    layer
+}
+
+/// The comparison in the GaLore paper (arXiv 2403.03507, table 2), as far as it is published: ReLoRA without a warm start.
+fn galore_table(preset: &str) -> Vec<(&'static str, Value)> {
+    let mut layer = official();
+    layer.extend([named("documents", "padded"), ("dropout", Value::Float(0.05)), ("alpha", Value::Float(32.0))]);
+    if preset.starts_with("relora") {
+        layer.push(("warm_start", Value::Boolean(false)));
+    }
+    layer
 }
 
 /// All dialects.
-pub const DIALECTS: &[Dialect] = &[Dialect {
-    name: "default",
-    source: "this project: each choice is the one that the paper's text states or that loses nothing",
-    layer: Vec::new,
-}];
+pub const DIALECTS: &[Dialect] = &[
+    Dialect {
+        name: "default",
+        source: "this project: each choice is the one that the paper's text states or that loses nothing",
+        layer: |_preset| Vec::new(),
+    },
+    Dialect { name: "paper-2023-05", source: "Guitaricet/relora@f52a322, the code at submission", layer: paper_2023_05 },
+    Dialect { name: "official-head", source: "Guitaricet/relora@176f376, the code of 2024", layer: official_head },
+    Dialect { name: "galore-table", source: "GaLore (arXiv 2403.03507), table 2", layer: galore_table },
+];
 
 /// Names of all dialects.
 #[must_use]

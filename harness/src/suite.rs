@@ -36,6 +36,16 @@ const GUARD: f64 = 1.2;
 /// Workers that a cell may use up by losing the lease while nobody else has it.
 const MOST_LOST_LEASES: u32 = 3;
 
+/// What glibc's allocator is told in workers (other systems ignore it): to keep the pages of large temporaries. A training
+/// step frees and allocates the same ones over and over, and getting them back from the system zeroed costs more time than
+/// many of the operations that fill them. What the user has set stays.
+const ALLOCATOR: &[(&str, &str)] = &[
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
+    ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
+    ("MALLOC_TOP_PAD_", "67108864"),
+];
+
 /// How a suite ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuiteOutcome {
