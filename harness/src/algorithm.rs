@@ -3,7 +3,8 @@
 use crate::matrix::FullRankStage;
 use crate::schedule::{Events, Schedule, ScheduleError, Shape, Stage};
 use crate::settings::{
-    BaseName, FactorInitName, LossWeight, PruneMaskName, ResetName, ScalingName, ScheduleName, ScheduleSpan, Settings,
+    BaseName, FactorInitName, LossWeight, PruneMaskName, ResetName, ScalingName, ScheduleName,
+    ScheduleSpan, Settings,
 };
 use datasets::Sequences;
 use models::{AdamW, Base, FactorInit, LowRank, Mask, MomentReset, ResetKind, Scaling};
@@ -110,13 +111,38 @@ impl Algorithm {
             ScheduleSpan::Remaining => settings.steps - warm_start_steps,
             ScheduleSpan::Whole => settings.steps,
         };
-        let Settings { learning_rate, warmup_steps, minimum_learning_rate_ratio, .. } = *settings;
+        let Settings {
+            learning_rate,
+            warmup_steps,
+            minimum_learning_rate_ratio,
+            ..
+        } = *settings;
         let own = if settings.jagged {
-            let rewarmup = if settings.rewarmup { settings.rewarmup_steps } else { 1 };
-            let shape = Shape::Jagged { cycle: settings.cycle(), rewarmup, adjust: settings.adjust_steps };
-            Stage::new(shape, learning_rate, warmup_steps, span, minimum_learning_rate_ratio)?
+            let rewarmup = if settings.rewarmup {
+                settings.rewarmup_steps
+            } else {
+                1
+            };
+            let shape = Shape::Jagged {
+                cycle: settings.cycle(),
+                rewarmup,
+                adjust: settings.adjust_steps,
+            };
+            Stage::new(
+                shape,
+                learning_rate,
+                warmup_steps,
+                span,
+                minimum_learning_rate_ratio,
+            )?
         } else {
-            smooth(settings.schedule, learning_rate, warmup_steps, span, minimum_learning_rate_ratio)?
+            smooth(
+                settings.schedule,
+                learning_rate,
+                warmup_steps,
+                span,
+                minimum_learning_rate_ratio,
+            )?
         };
         let schedule = match warm_start {
             None => Schedule::new(own),
@@ -130,7 +156,16 @@ impl Algorithm {
             .then(warm_start_steps, own),
         };
         let MethodSwitches { low_rank, reset } = MethodSwitches::of(settings);
-        let events = |on: bool, every| if on { Events { start: warm_start_steps, every } } else { Events::NEVER };
+        let events = |on: bool, every| {
+            if on {
+                Events {
+                    start: warm_start_steps,
+                    every,
+                }
+            } else {
+                Events::NEVER
+            }
+        };
         Ok(Algorithm {
             steps: settings.steps,
             warm_start_steps,
@@ -158,13 +193,19 @@ impl Algorithm {
     /// The factors, where they are attached before the update with this 0-based number.
     #[must_use]
     pub fn low_rank_starting(&self, step: u64) -> Option<&LowRank> {
-        self.low_rank.as_ref().filter(|_| step == self.warm_start_steps)
+        self.low_rank
+            .as_ref()
+            .filter(|_| step == self.warm_start_steps)
     }
 
     /// Clipping threshold of the update with this 0-based number.
     #[must_use]
     pub fn grad_clip(&self, step: u64) -> Option<f64> {
-        if step < self.warm_start_steps { self.warm_start_grad_clip } else { self.grad_clip }
+        if step < self.warm_start_steps {
+            self.warm_start_grad_clip
+        } else {
+            self.grad_clip
+        }
     }
 
     /// Weight of a micro-batch's loss sum in an update with `targets` targets in `micro_batches` micro-batches.
@@ -172,7 +213,9 @@ impl Algorithm {
     pub fn weight(&self, sequences: &Sequences, targets: u64, micro_batches: usize) -> f64 {
         match self.loss_weight {
             LossWeight::Targets => 1.0 / targets.max(1) as f64,
-            LossWeight::MicroBatches => 1.0 / (sequences.targets().max(1) as f64 * micro_batches as f64),
+            LossWeight::MicroBatches => {
+                1.0 / (sequences.targets().max(1) as f64 * micro_batches as f64)
+            }
         }
     }
 
@@ -191,7 +234,8 @@ impl Algorithm {
     /// Whether a checkpoint is written then.
     #[must_use]
     pub fn checkpoints_after(&self, done: u64) -> bool {
-        self.keeps_checkpoint(done) || (self.checkpoint_every > 0 && done.is_multiple_of(self.checkpoint_every))
+        self.keeps_checkpoint(done)
+            || (self.checkpoint_every > 0 && done.is_multiple_of(self.checkpoint_every))
     }
 
     /// Whether the checkpoint of this step must stay, since other runs start from it.

@@ -34,7 +34,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 type Belongs = fn(TensorRole) -> bool;
 
 /// The tensor files and what they hold. Master weights are the optimizer's: the model is whole without them.
-const FILES: [(&str, Belongs); 2] = [("weights.safetensors", is_weight), ("moments.safetensors", is_optimizer_state)];
+const FILES: [(&str, Belongs); 2] = [
+    ("weights.safetensors", is_weight),
+    ("moments.safetensors", is_optimizer_state),
+];
 
 /// Whether a tensor belongs to the model, as opposed to the optimizer.
 #[must_use]
@@ -57,10 +60,10 @@ pub struct Clock {
     pub evaluation_seconds: f64,
     /// Seconds of everything else: starting up and writing.
     pub other_seconds: f64,
-    /// Training targets of a warm start that was handed on.
-    pub handed_on_tokens: u64,
-    /// Seconds of training, part of the above, of a warm start that was handed on.
-    pub handed_on_seconds: f64,
+    /// Training targets of the warm start.
+    pub warm_start_tokens: u64,
+    /// Seconds of training, part of the above, of the warm start.
+    pub warm_start_seconds: f64,
     /// Largest memory of a process of the run or of its device, bytes.
     pub peak_memory_bytes: Option<u64>,
 }
@@ -86,8 +89,22 @@ pub struct State {
 impl State {
     /// A state whose files are yet to be written.
     #[must_use]
-    pub fn new(progress: Progress, metrics_bytes: u64, metrics_hash: String, keep: bool, clock: Clock) -> State {
-        State { schema: SCHEMA, progress, metrics_bytes, metrics_hash, keep, clock, files: BTreeMap::new() }
+    pub fn new(
+        progress: Progress,
+        metrics_bytes: u64,
+        metrics_hash: String,
+        keep: bool,
+        clock: Clock,
+    ) -> State {
+        State {
+            schema: SCHEMA,
+            progress,
+            metrics_bytes,
+            metrics_hash,
+            keep,
+            clock,
+            files: BTreeMap::new(),
+        }
     }
 }
 
@@ -101,7 +118,9 @@ struct Sealed {
 
 impl Sealed {
     fn seal(state: &State) -> Result<String> {
-        Ok(blake3::hash(&serde_json::to_vec(state)?).to_hex().to_string())
+        Ok(blake3::hash(&serde_json::to_vec(state)?)
+            .to_hex()
+            .to_string())
     }
 }
 
@@ -134,13 +153,24 @@ impl Checkpoint {
         let mut tensors = Vec::new();
         for (name, _) in FILES {
             let path = directory.join(name);
-            let expected = state.files.get(name).with_context(|| format!("{} has no hash of {name}", directory.join(STATE).display()))?;
+            let expected = state.files.get(name).with_context(|| {
+                format!("{} has no hash of {name}", directory.join(STATE).display())
+            })?;
             let mut file = File::open(&path).map_err(failed_to("read", &path))?;
             let found = hash_bytes(&mut file, u64::MAX).map_err(failed_to("read", &path))?;
-            ensure!(found.to_hex().as_str() == expected, "{} is not what was written: its hash differs", path.display());
+            ensure!(
+                found.to_hex().as_str() == expected,
+                "{} is not what was written: its hash differs",
+                path.display()
+            );
             tensors.push(file);
         }
-        Ok(Checkpoint { progress: state.progress, state, directory: directory.to_owned(), tensors })
+        Ok(Checkpoint {
+            progress: state.progress,
+            state,
+            directory: directory.to_owned(),
+            tensors,
+        })
     }
 
     /// Gives the learner all its tensors.
@@ -151,14 +181,24 @@ impl Checkpoint {
         let inventory = learner.tensors();
         for ((name, belongs), file) in FILES.iter().zip(&self.tensors) {
             let path = self.directory.join(name);
-            let expected: Vec<&TensorInfo> = inventory.iter().filter(|info| belongs(info.role)).collect();
-            let (metadata, data_start) = read_header(file).with_context(|| format!("{} has no readable header", path.display()))?;
-            let extra = metadata.offset_keys().into_iter().find(|key| !expected.iter().any(|info| info.name == *key));
+            let expected: Vec<&TensorInfo> =
+                inventory.iter().filter(|info| belongs(info.role)).collect();
+            let (metadata, data_start) = read_header(file)
+                .with_context(|| format!("{} has no readable header", path.display()))?;
+            let extra = metadata
+                .offset_keys()
+                .into_iter()
+                .find(|key| !expected.iter().any(|info| info.name == *key));
             if let Some(extra) = extra {
-                bail!("{} holds {extra}, which this run's network does not have", path.display());
+                bail!(
+                    "{} holds {extra}, which this run's network does not have",
+                    path.display()
+                );
             }
             for info in expected {
-                let there = metadata.info(&info.name).with_context(|| format!("{} lacks {}", path.display(), info.name))?;
+                let there = metadata
+                    .info(&info.name)
+                    .with_context(|| format!("{} lacks {}", path.display(), info.name))?;
                 let dtype = dtype_name(info.dtype);
                 let same = there.shape == info.shape && there.dtype.to_string() == dtype;
                 ensure!(
@@ -173,8 +213,10 @@ impl Checkpoint {
                 let (begin, end) = there.data_offsets;
                 let mut bytes = vec![0; end - begin];
                 let mut file = file;
-                file.seek(SeekFrom::Start(data_start + begin as u64)).map_err(failed_to("read", &path))?;
-                file.read_exact(&mut bytes).map_err(failed_to("read", &path))?;
+                file.seek(SeekFrom::Start(data_start + begin as u64))
+                    .map_err(failed_to("read", &path))?;
+                file.read_exact(&mut bytes)
+                    .map_err(failed_to("read", &path))?;
                 learner.write(&info.name, &bytes)?;
             }
         }
@@ -205,13 +247,21 @@ pub fn at_step(folder: &Path, step: u64) -> PathBuf {
 /// # Errors
 /// A folder that cannot be listed.
 pub fn steps(folder: &Path) -> Result<Vec<u64>> {
-    let mut steps: Vec<u64> = files::entries(folder)?.iter().filter_map(|path| step_of(path)).collect();
+    let mut steps: Vec<u64> = files::entries(folder)?
+        .iter()
+        .filter_map(|path| step_of(path))
+        .collect();
     steps.sort_unstable();
     Ok(steps)
 }
 
 fn step_of(directory: &Path) -> Option<u64> {
-    directory.file_name()?.to_str()?.strip_prefix(STEP)?.parse().ok()
+    directory
+        .file_name()?
+        .to_str()?
+        .strip_prefix(STEP)?
+        .parse()
+        .ok()
 }
 
 /// Writes a checkpoint beside its place, under the name `partial`, and syncs it. Renaming is the caller's.
@@ -222,7 +272,8 @@ pub fn write(partial: &Path, learner: &dyn Learner, mut state: State) -> Result<
     files::create_directory(partial)?;
     let inventory = learner.tensors();
     for (name, belongs) in FILES {
-        let tensors: Vec<&TensorInfo> = inventory.iter().filter(|info| belongs(info.role)).collect();
+        let tensors: Vec<&TensorInfo> =
+            inventory.iter().filter(|info| belongs(info.role)).collect();
         let hash = write_tensors(&partial.join(name), &tensors, learner)?;
         state.files.insert(name.into(), hash);
     }
@@ -271,12 +322,19 @@ pub fn prune(folder: &Path, newest: usize) -> Result<()> {
 /// What the disk says.
 pub fn set_aside(directory: &Path) -> Result<()> {
     let named = |number: u32| {
-        let number = if number == 0 { String::new() } else { format!("-{number}") };
+        let number = if number == 0 {
+            String::new()
+        } else {
+            format!("-{number}")
+        };
         let mut name = directory.as_os_str().to_owned();
         name.push(format!("{DAMAGED}{number}"));
         PathBuf::from(name)
     };
-    let free = (0..).map(named).find(|path| !path.exists()).unwrap_or_else(|| named(0));
+    let free = (0..)
+        .map(named)
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| named(0));
     fs::rename(directory, &free).map_err(failed_to("rename", directory))?;
     Ok(files::sync_directory(files::parent(directory))?)
 }
@@ -303,14 +361,27 @@ fn read_state(directory: &Path) -> Result<State> {
     let path = directory.join(STATE);
     // The schema first: another one may have other fields.
     let value: serde_json::Value = files::read_json(&path, "a checkpoint's state")?;
-    if let Some(schema) = value["state"]["schema"].as_u64().filter(|schema| *schema != SCHEMA) {
-        let message = format!("{} has schema {schema}, this program reads {SCHEMA}", path.display());
-        return Err(UserError::new(message).hint("finish the suite with the program that began it").into());
+    if let Some(schema) = value["state"]["schema"]
+        .as_u64()
+        .filter(|schema| *schema != SCHEMA)
+    {
+        let message = format!(
+            "{} has schema {schema}, this program reads {SCHEMA}",
+            path.display()
+        );
+        return Err(UserError::new(message)
+            .hint("finish the suite with the program that began it")
+            .into());
     }
     let sealed: Sealed = files::read_json(&path, "a checkpoint's state")?;
     // Not every change of the text changes a value (the last digit of a number, a field that may be absent).
-    let unchanged = files::to_json(&sealed)? == fs::read(&path).map_err(failed_to("read", &path))?;
-    ensure!(unchanged && Sealed::seal(&sealed.state)? == sealed.hash, "{} is not what was written: its hash differs", path.display());
+    let unchanged =
+        files::to_json(&sealed)? == fs::read(&path).map_err(failed_to("read", &path))?;
+    ensure!(
+        unchanged && Sealed::seal(&sealed.state)? == sealed.hash,
+        "{} is not what was written: its hash differs",
+        path.display()
+    );
     Ok(sealed.state)
 }
 
@@ -338,12 +409,20 @@ impl Hashing<'_> {
 /// Writes tensors in the safetensors format, one at a time, and returns the hash of the file.
 fn write_tensors(path: &Path, tensors: &[&TensorInfo], learner: &dyn Learner) -> Result<String> {
     let file = File::create(path).map_err(failed_to("write", path))?;
-    let mut out = Hashing { file: &file, hasher: blake3::Hasher::new() };
-    out.write(&header(tensors)?).map_err(failed_to("write", path))?;
+    let mut out = Hashing {
+        file: &file,
+        hasher: blake3::Hasher::new(),
+    };
+    out.write(&header(tensors)?)
+        .map_err(failed_to("write", path))?;
     for info in tensors {
         let bytes = learner.read(&info.name)?;
         let (found, expected) = (bytes.len(), info.size_bytes());
-        ensure!(found == expected, "{} came as {found} bytes, its shape has {expected}", info.name);
+        ensure!(
+            found == expected,
+            "{} came as {found} bytes, its shape has {expected}",
+            info.name
+        );
         out.write(&bytes).map_err(failed_to("write", path))?;
     }
     let hash = out.hasher.finalize().to_hex().to_string();
@@ -375,7 +454,10 @@ fn read_header(mut file: &File) -> Result<(Metadata, u64)> {
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
-    ensure!(length <= whole.saturating_sub(8), "its length is {length} bytes, the file's {whole}");
+    ensure!(
+        length <= whole.saturating_sub(8),
+        "its length is {length} bytes, the file's {whole}"
+    );
     let mut text = vec![0; usize::try_from(length)?];
     file.read_exact(&mut text)?;
     Ok((serde_json::from_slice(&text)?, 8 + length))
@@ -385,7 +467,8 @@ fn read_header(mut file: &File) -> Result<(Metadata, u64)> {
 pub(crate) mod tests {
     use super::*;
     use models::{
-        Batch, DeviceFault, DeviceMemory, Draws, LossSum, LowRank, MomentReset, Reading, ResetReport, TensorError, Update,
+        Batch, DeviceFault, DeviceMemory, Draws, LossSum, LowRank, MomentReset, Reading,
+        ResetReport, TensorError, Update,
     };
 
     /// A learner that holds tensors and does nothing.
@@ -397,14 +480,36 @@ pub(crate) mod tests {
         pub(crate) fn new(seed: u8) -> Pretend {
             let tensors = [
                 ("w.weight", vec![2, 3], Dtype::Bf16, TensorRole::Frozen),
-                ("w.lora_A.weight", vec![1, 3], Dtype::F32, TensorRole::Trainable),
-                ("w.lora_A.weight.exp_avg", vec![1, 3], Dtype::F32, TensorRole::FirstMoment),
-                ("w.lora_A.weight.exp_avg_sq", vec![1, 3], Dtype::F32, TensorRole::SecondMoment),
+                (
+                    "w.lora_A.weight",
+                    vec![1, 3],
+                    Dtype::F32,
+                    TensorRole::Trainable,
+                ),
+                (
+                    "w.lora_A.weight.exp_avg",
+                    vec![1, 3],
+                    Dtype::F32,
+                    TensorRole::FirstMoment,
+                ),
+                (
+                    "w.lora_A.weight.exp_avg_sq",
+                    vec![1, 3],
+                    Dtype::F32,
+                    TensorRole::SecondMoment,
+                ),
                 ("norm.weight", vec![3], Dtype::F32, TensorRole::Trainable),
             ];
             let fill = |(name, shape, dtype, role): (&str, Vec<usize>, Dtype, TensorRole)| {
-                let info = TensorInfo { name: name.into(), shape, dtype, role };
-                let bytes = (0..info.size_bytes()).map(|index| seed.wrapping_add(7 * index as u8)).collect();
+                let info = TensorInfo {
+                    name: name.into(),
+                    shape,
+                    dtype,
+                    role,
+                };
+                let bytes = (0..info.size_bytes())
+                    .map(|index| seed.wrapping_add(7 * index as u8))
+                    .collect();
                 (info, bytes)
             };
             Pretend(tensors.into_iter().map(fill).collect())
@@ -417,19 +522,30 @@ pub(crate) mod tests {
         fn update(&mut self, _: Update) {}
         fn restart(&mut self, _: u64, _: &dyn Draws) {}
         fn reset_moments(&mut self, _: u64, _: &MomentReset, _: &dyn Draws) -> ResetReport {
-            ResetReport { total: 6, zeroed: 5 }
+            ResetReport {
+                total: 6,
+                zeroed: 5,
+            }
         }
         fn drain(&mut self) -> Result<Vec<Reading>, DeviceFault> {
             Ok(Vec::new())
         }
         fn evaluate(&mut self, _: Batch<'_>) -> Result<LossSum, DeviceFault> {
-            Ok(LossSum { sum: 30.0, targets: 10 })
+            Ok(LossSum {
+                sum: 30.0,
+                targets: 10,
+            })
         }
         fn tensors(&self) -> Vec<TensorInfo> {
             self.0.iter().map(|(info, _)| info.clone()).collect()
         }
         fn read(&self, name: &str) -> Result<Vec<u8>, DeviceFault> {
-            Ok(self.0.iter().find(|(info, _)| info.name == name).map(|(_, bytes)| bytes.clone()).unwrap_or_default())
+            Ok(self
+                .0
+                .iter()
+                .find(|(info, _)| info.name == name)
+                .map(|(_, bytes)| bytes.clone())
+                .unwrap_or_default())
         }
         fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), TensorError> {
             let tensor = self.0.iter_mut().find(|(info, _)| info.name == name);
@@ -438,13 +554,28 @@ pub(crate) mod tests {
             Ok(())
         }
         fn memory(&self) -> DeviceMemory {
-            DeviceMemory { peak_bytes: Some(4096), in_use_bytes: None }
+            DeviceMemory {
+                peak_bytes: Some(4096),
+                in_use_bytes: None,
+            }
         }
     }
 
     fn state(step: u64) -> State {
-        let progress = Progress { step, tokens_seen: 100 * step };
-        State::new(progress, 17, "hash of records".into(), false, Clock { training_seconds: 0.1 + 0.2, ..Clock::default() })
+        let progress = Progress {
+            step,
+            tokens_seen: 100 * step,
+        };
+        State::new(
+            progress,
+            17,
+            "hash of records".into(),
+            false,
+            Clock {
+                training_seconds: 0.1 + 0.2,
+                ..Clock::default()
+            },
+        )
     }
 
     /// A folder with one checkpoint, of step 5.
@@ -461,10 +592,22 @@ pub(crate) mod tests {
     fn a_learner_gets_back_every_bit() {
         let learner = Pretend::new(3);
         let (folder, place) = written(&learner);
-        assert_eq!(files::entries(folder.path()).expect("listed"), std::slice::from_ref(&place));
+        assert_eq!(
+            files::entries(folder.path()).expect("listed"),
+            std::slice::from_ref(&place)
+        );
         let checkpoint = Checkpoint::open(&place).expect("whole");
-        assert_eq!(checkpoint.progress, Progress { step: 5, tokens_seen: 500 });
-        assert_eq!(checkpoint.state.clock.training_seconds.to_bits(), (0.1_f64 + 0.2).to_bits());
+        assert_eq!(
+            checkpoint.progress,
+            Progress {
+                step: 5,
+                tokens_seen: 500
+            }
+        );
+        assert_eq!(
+            checkpoint.state.clock.training_seconds.to_bits(),
+            (0.1_f64 + 0.2).to_bits()
+        );
         let mut other = Pretend::new(90);
         checkpoint.load_into(&mut other).expect("loaded");
         assert_eq!(other, learner);
@@ -478,9 +621,16 @@ pub(crate) mod tests {
         let bytes = fs::read(place.join("weights.safetensors")).expect("read");
         let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("the format");
         let weight = tensors.tensor("w.weight").expect("there");
-        assert_eq!((weight.dtype(), weight.shape()), (safetensors::Dtype::BF16, [2, 3].as_slice()));
+        assert_eq!(
+            (weight.dtype(), weight.shape()),
+            (safetensors::Dtype::BF16, [2, 3].as_slice())
+        );
         assert_eq!(weight.data(), learner.read("w.weight").expect("read"));
-        assert_eq!(tensors.len(), 3, "weights only: moments are in the other file");
+        assert_eq!(
+            tensors.len(),
+            3,
+            "weights only: moments are in the other file"
+        );
     }
 
     #[test]
@@ -511,10 +661,16 @@ pub(crate) mod tests {
         let complaint = |change: fn(&mut Vec<(TensorInfo, Vec<u8>)>)| {
             let mut learner = Pretend::new(0);
             change(&mut learner.0);
-            checkpoint.load_into(&mut learner).expect_err("does not fit").to_string()
+            checkpoint
+                .load_into(&mut learner)
+                .expect_err("does not fit")
+                .to_string()
         };
         let reshaped = complaint(|tensors| tensors[0].0.shape = vec![3, 2]);
-        assert!(reshaped.ends_with("holds w.weight as BF16 [2, 3], this run's network as BF16 [3, 2]"), "{reshaped}");
+        assert!(
+            reshaped.ends_with("holds w.weight as BF16 [2, 3], this run's network as BF16 [3, 2]"),
+            "{reshaped}"
+        );
         let retyped = complaint(|tensors| tensors[4].0.dtype = Dtype::Bf16);
         assert!(retyped.contains("norm.weight as F32"), "{retyped}");
         let missing = complaint(|tensors| tensors[1].0.name = "w.lora_C.weight".into());
@@ -524,17 +680,28 @@ pub(crate) mod tests {
             another.0.name = "head.weight".into();
             tensors.push(another);
         });
-        assert!(lacking.ends_with("weights.safetensors lacks head.weight"), "{lacking}");
+        assert!(
+            lacking.ends_with("weights.safetensors lacks head.weight"),
+            "{lacking}"
+        );
     }
 
     #[test]
     fn another_schema_is_the_users_to_settle() {
         let (_folder, place) = written(&Pretend::new(3));
         let path = place.join(STATE);
-        let text = fs::read_to_string(&path).expect("read").replace("\"schema\": 1", "\"schema\": 2");
+        let text = fs::read_to_string(&path)
+            .expect("read")
+            .replace("\"schema\": 1", "\"schema\": 2");
         fs::write(&path, text).expect("written");
         let error = Checkpoint::open(&place).expect_err("refused");
-        assert!(error.is::<UserError>() && error.to_string().ends_with("has schema 2, this program reads 1"), "{error}");
+        assert!(
+            error.is::<UserError>()
+                && error
+                    .to_string()
+                    .ends_with("has schema 2, this program reads 1"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -542,7 +709,15 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().expect("temporary directory");
         for step in [1, 2, 3, 10] {
             let partial = folder.path().join(files::partial_name("step", "token"));
-            write(&partial, &Pretend::new(0), State { keep: step == 1, ..state(step) }).expect("written");
+            write(
+                &partial,
+                &Pretend::new(0),
+                State {
+                    keep: step == 1,
+                    ..state(step)
+                },
+            )
+            .expect("written");
             publish(&partial, folder.path(), step).expect("published");
         }
         prune(folder.path(), 2).expect("pruned");

@@ -38,14 +38,21 @@ impl FileError {
     /// Whether we may not write there: a read-only file system, or somebody else's directory.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        )
     }
 }
 
 /// For `map_err`: puts what was tried and the path to an error of the operating system.
 pub fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
-    move |source| FileError { action, path, source }
+    move |source| FileError {
+        action,
+        path,
+        source,
+    }
 }
 
 /// Text or bytes on disk that are not what they should be.
@@ -75,14 +82,21 @@ pub fn read_to_string(path: &Path) -> Result<String, FileError> {
 pub fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> anyhow::Result<T> {
     let text = fs::read(path).map_err(failed_to("read", path))?;
     let parsed = serde_json::from_slice(&text);
-    Ok(parsed.map_err(|error| ContentError { path: path.to_owned(), what, detail: error.to_string() })?)
+    Ok(parsed.map_err(|error| ContentError {
+        path: path.to_owned(),
+        what,
+        detail: error.to_string(),
+    })?)
 }
 
 /// Like [`read_json`], but a file that is not there is `None`.
 ///
 /// # Errors
 /// Those of [`read_json`] for a file that is there.
-pub fn read_json_if_present<T: DeserializeOwned>(path: &Path, what: &'static str) -> anyhow::Result<Option<T>> {
+pub fn read_json_if_present<T: DeserializeOwned>(
+    path: &Path,
+    what: &'static str,
+) -> anyhow::Result<Option<T>> {
     match read_json(path, what) {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.downcast_ref().is_some_and(FileError::is_not_found) => Ok(None),
@@ -115,7 +129,10 @@ pub fn to_json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
 /// [`FileError`] with the path of the file (not of the one written beside it). The old file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let (partial, file) = write_beside(path, bytes)?;
-    let renamed = file.sync_all().and_then(|()| fs::rename(&partial, path)).map_err(failed_to("write", path));
+    let renamed = file
+        .sync_all()
+        .and_then(|()| fs::rename(&partial, path))
+        .map_err(failed_to("write", path));
     if renamed.is_err() {
         // The first error is the one to report.
         let _ = remove(&partial);
@@ -152,7 +169,9 @@ pub fn unique_token() -> String {
 /// The directory that a path lies in (`.` for a bare name).
 #[must_use]
 pub fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Makes what was renamed, created or removed in a directory outlast a power failure.
@@ -162,7 +181,9 @@ pub fn parent(path: &Path) -> &Path {
 pub fn sync_directory(directory: &Path) -> Result<(), FileError> {
     // Windows has no such call: a directory cannot be opened as a file there, and NTFS journals its names.
     if cfg!(unix) {
-        File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed_to("sync", directory))?;
+        File::open(directory)
+            .and_then(|opened| opened.sync_all())
+            .map_err(failed_to("sync", directory))?;
     }
     Ok(())
 }
@@ -186,7 +207,8 @@ pub fn partial_name(name: &str, token: &str) -> String {
 }
 
 fn is_partial(name: &std::ffi::OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(PARTIAL))
+    name.to_str()
+        .is_some_and(|name| name.starts_with('.') && name.ends_with(PARTIAL))
 }
 
 /// Removes what processes that died left half-written in a directory. One that is not there holds nothing.
@@ -236,7 +258,9 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed_to("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed_to("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -251,7 +275,10 @@ mod tests {
         let path = directory.path().join("value.json");
         write_json(&path, &[1, 2]).expect("first");
         write_json(&path, &[3]).expect("second");
-        assert_eq!(read_json::<Vec<u32>>(&path, "numbers").expect("readable"), [3]);
+        assert_eq!(
+            read_json::<Vec<u32>>(&path, "numbers").expect("readable"),
+            [3]
+        );
         assert_eq!(listed(directory.path()).expect("listed"), [path]);
     }
 
@@ -260,11 +287,18 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let kept = directory.path().join("plan.toml");
         fs::write(&kept, "").expect("written");
-        fs::write(directory.path().join(partial_name("result.json", "7f")), "{").expect("written");
+        fs::write(
+            directory.path().join(partial_name("result.json", "7f")),
+            "{",
+        )
+        .expect("written");
         let half = directory.path().join(partial_name("step-3", "7f"));
         fs::create_dir(&half).expect("created");
         fs::write(half.join("weights.safetensors"), "half").expect("written");
-        assert_eq!(entries(directory.path()).expect("listed"), std::slice::from_ref(&kept));
+        assert_eq!(
+            entries(directory.path()).expect("listed"),
+            std::slice::from_ref(&kept)
+        );
         remove_partials(directory.path()).expect("removed");
         assert_eq!(listed(directory.path()).expect("listed"), [kept]);
     }
@@ -274,7 +308,10 @@ mod tests {
         let path = Path::new("no-such-directory/result.json");
         let error = write_atomically(path, b"").expect_err("no directory");
         let line = error.to_string();
-        assert!(line.starts_with("cannot write no-such-directory/result.json: "), "{line}");
+        assert!(
+            line.starts_with("cannot write no-such-directory/result.json: "),
+            "{line}"
+        );
         let missing: Option<u32> = read_json_if_present(path, "a number").expect("absent is fine");
         assert_eq!(missing, None);
     }

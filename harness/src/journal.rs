@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use models::{Learner, LossSum, Reading, ResetReport};
 use results::record::{
-    EvaluationRecord, Manifest, Record, ResetRecord, RestartRecord, RunResult, SCHEMA, Session, Status, StepRecord, StopRecord,
+    EvaluationRecord, Manifest, Record, ResetRecord, RestartRecord, RunResult, SCHEMA, Session,
+    Status, StepRecord, StopRecord,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint, Clock, State};
 use crate::exit::{UserError, one_line};
-use crate::files::{self, failed_to};
+use crate::files::{self, FileError, failed_to};
 use crate::lease::Lease;
 use crate::matrix::Cell;
 use crate::plan::differences;
@@ -86,6 +87,8 @@ pub struct Journal {
     newest_evaluation_seconds: f64,
     newest_logged: Logged,
     newest_checkpoint: Instant,
+    /// How long writing it took.
+    checkpoint_cost: Duration,
     bytes_per_target: f64,
     copies_to_stdout: bool,
 }
@@ -108,33 +111,58 @@ pub fn check(directory: &Path, cell: &Cell) -> Result<Option<Manifest>> {
     // The schema first: another one may have other fields.
     let read = files::read_json_if_present::<serde_json::Value>(&path, "a run's manifest");
     let Some(value) = read.map_err(|error| UserError::new(error.to_string()))? else {
-        let foreign = files::entries(directory)?.into_iter().find(|entry| !may_come_before_the_manifest(entry));
+        let foreign = files::entries(directory)?
+            .into_iter()
+            .find(|entry| !may_come_before_the_manifest(entry));
         return match foreign {
             None => Ok(None),
             Some(entry) => {
                 let shown = directory.display();
-                let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Err(UserError::new(format!("{shown} holds {name} but no {MANIFEST}: not a run of this program")).into())
+                let name = entry
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                Err(UserError::new(format!(
+                    "{shown} holds {name} but no {MANIFEST}: not a run of this program"
+                ))
+                .into())
             }
         };
     };
     if value["schema"] != SCHEMA {
-        let message = format!("{} has schema {}, this program reads {SCHEMA}", path.display(), value["schema"]);
+        let message = format!(
+            "{} has schema {}, this program reads {SCHEMA}",
+            path.display(),
+            value["schema"]
+        );
         return Err(UserError::new(message).into());
     }
-    let manifest: Manifest = serde_json::from_value(value)
-        .map_err(|error| UserError::new(format!("{} is not readable as a run's manifest: {error}", path.display())))?;
+    let manifest: Manifest = serde_json::from_value(value).map_err(|error| {
+        UserError::new(format!(
+            "{} is not readable as a run's manifest: {error}",
+            path.display()
+        ))
+    })?;
     let differing = differences(&manifest.determines, &cell.determines());
     if !differing.is_empty() {
-        let message = format!("{} was made with other settings: {}", directory.display(), differing.join(", "));
-        return Err(UserError::new(message).hint("name another folder with --out, or use the settings it was made with").into());
+        let message = format!(
+            "{} was made with other settings: {}",
+            directory.display(),
+            differing.join(", ")
+        );
+        return Err(UserError::new(message)
+            .hint("name another folder with --out, or use the settings it was made with")
+            .into());
     }
     Ok(Some(manifest))
 }
 
 fn may_come_before_the_manifest(entry: &Path) -> bool {
     let name = entry.file_name().unwrap_or_default();
-    [crate::lease::LEASE, crate::lease::LOCK, FAILED].iter().any(|known| name == *known)
+    [crate::lease::LEASE, crate::lease::LOCK, FAILED]
+        .iter()
+        .any(|known| name == *known)
 }
 
 /// The result of a run that has ended for good.
@@ -158,7 +186,14 @@ pub fn failure(directory: &Path) -> Result<Option<Failure>> {
 /// # Errors
 /// What the disk says; [`LostLease`](crate::lease::LostLease).
 pub fn record_failure(directory: &Path, lease: &Lease, error: &str) -> Result<()> {
-    lease.hold(|| files::write_json(&directory.join(FAILED), &Failure { error: error.to_owned() }))
+    lease.hold(|| {
+        files::write_json(
+            &directory.join(FAILED),
+            &Failure {
+                error: error.to_owned(),
+            },
+        )
+    })
 }
 
 /// The last whole record of a run, if there is one.
@@ -175,11 +210,16 @@ pub fn newest_record(directory: &Path) -> Result<Option<Record>> {
     };
     let length = file.metadata().map_err(failed_to("read", &path))?.len();
     let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).map_err(failed_to("read", &path))?;
-    file.read_to_end(&mut tail).map_err(failed_to("read", &path))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))
+        .map_err(failed_to("read", &path))?;
+    file.read_to_end(&mut tail)
+        .map_err(failed_to("read", &path))?;
     // What follows the last line end is being written, or its process died.
     let whole = &tail[..tail.iter().rposition(|byte| *byte == b'\n').unwrap_or(0)];
-    let line = whole.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = whole
+        .rsplit(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
     Ok(serde_json::from_slice(line).ok())
 }
 
@@ -191,17 +231,30 @@ impl Journal {
     pub fn open(directory: &Path, cell: &Cell, lease: Lease, session: Session) -> Result<Journal> {
         let manifest = match check(directory, cell)? {
             Some(manifest) => manifest,
-            None => Manifest { schema: SCHEMA, row: cell.row(), determines: cell.determines(), sessions: Vec::new() },
+            None => Manifest {
+                schema: SCHEMA,
+                row: cell.row(),
+                determines: cell.determines(),
+                sessions: Vec::new(),
+            },
         };
         let path = directory.join(METRICS);
         let metrics = lease.hold(|| {
             files::remove_partials(directory)?;
             files::remove_partials(&checkpoint::folder(directory))?;
             files::write_json(&directory.join(MANIFEST), &manifest)?;
-            let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+            let opened = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path);
             Ok(opened.map_err(failed_to("write", &path))?)
         })?;
-        let start = Mark { bytes: 0, hasher: blake3::Hasher::new() };
+        let start = Mark {
+            bytes: 0,
+            hasher: blake3::Hasher::new(),
+        };
         Ok(Journal {
             directory: directory.to_owned(),
             cell: cell.clone(),
@@ -217,6 +270,7 @@ impl Journal {
             newest_evaluation_seconds: 0.0,
             newest_logged: Logged::default(),
             newest_checkpoint: Instant::now(),
+            checkpoint_cost: Duration::ZERO,
             bytes_per_target: 0.0,
             copies_to_stdout: false,
         })
@@ -243,8 +297,19 @@ impl Journal {
             match open_with_records(&directory, &self.directory) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error) if error.is::<UserError>() => return Err(error),
+                // A file that is there and cannot be read now may be readable later: only what is damaged is set aside.
+                Err(error)
+                    if error
+                        .downcast_ref::<FileError>()
+                        .is_some_and(|error| !error.is_not_found()) =>
+                {
+                    return Err(error);
+                }
                 Err(error) => {
-                    warn(&format!("warning: {}; going on from an earlier step", one_line(&error)));
+                    warn(&format!(
+                        "warning: {}; going on from an earlier step",
+                        one_line(&error)
+                    ));
                     self.guarded(|| checkpoint::set_aside(&directory))?;
                 }
             }
@@ -258,7 +323,9 @@ impl Journal {
     /// # Errors
     /// None today; the caller treats it like [`Journal::newest_checkpoint`].
     pub fn warm_start(&self, step: u64) -> Result<Option<Checkpoint>> {
-        let Some(full) = self.cell.warm_start_cell() else { return Ok(None) };
+        let Some(full) = self.cell.warm_start_cell() else {
+            return Ok(None);
+        };
         let directory = files::parent(&self.directory).join(full.directory());
         let checkpoint = checkpoint::at_step(&checkpoint::folder(&directory), step);
         if !checkpoint.is_dir() || !matches!(check(&directory, &full), Ok(Some(_))) {
@@ -267,7 +334,10 @@ impl Journal {
         match open_with_records(&checkpoint, &directory) {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(error) => {
-                warn(&format!("warning: {}; training the warm start anew", one_line(&error)));
+                warn(&format!(
+                    "warning: {}; training the warm start anew",
+                    one_line(&error)
+                ));
                 Ok(None)
             }
         }
@@ -278,24 +348,37 @@ impl Journal {
     /// # Errors
     /// What the disk says.
     pub fn resume(&mut self, from: &Checkpoint) -> Result<()> {
-        let State { metrics_bytes, clock, progress, .. } = from.state;
+        let State {
+            metrics_bytes,
+            clock,
+            progress,
+            ..
+        } = from.state;
         if from.run_directory() == self.directory {
-            self.clock = Clock { other_seconds: clock.other_seconds + self.clock.other_seconds, ..clock };
+            self.clock = Clock {
+                other_seconds: clock.other_seconds + self.clock.other_seconds,
+                ..clock
+            };
         } else {
             let source = from.run_directory().join(METRICS);
             let mut records = Vec::new();
             let file = File::open(&source).map_err(failed_to("read", &source))?;
-            file.take(metrics_bytes).read_to_end(&mut records).map_err(failed_to("read", &source))?;
+            file.take(metrics_bytes)
+                .read_to_end(&mut records)
+                .map_err(failed_to("read", &source))?;
             self.truncate(0)?;
             self.append(&records)?;
             self.clock.training_seconds = clock.training_seconds;
             self.clock.evaluation_seconds = clock.evaluation_seconds;
-            self.clock.handed_on_seconds = clock.training_seconds;
-            self.clock.handed_on_tokens = progress.tokens_seen;
+            self.clock.warm_start_seconds = clock.training_seconds;
+            self.clock.warm_start_tokens = progress.tokens_seen;
         }
         self.truncate(metrics_bytes)?;
         if self.end.hash() != from.state.metrics_hash {
-            bail!("{} has changed while it was read", self.directory.join(METRICS).display());
+            bail!(
+                "{} has changed while it was read",
+                self.directory.join(METRICS).display()
+            );
         }
         self.begin_session(progress)
     }
@@ -309,10 +392,18 @@ impl Journal {
         self.begin_session(Progress::default())
     }
 
-    /// Whether so much time has passed since the last checkpoint that it is time for one.
+    /// Whether so much time has passed since the last checkpoint that it is time for one: a minute, and so much that
+    /// writing them costs a large model no more than a twentieth of its time.
     #[must_use]
     pub fn checkpoint_due(&self) -> bool {
-        self.newest_checkpoint.elapsed() >= CHECKPOINT_INTERVAL
+        self.newest_checkpoint.elapsed() >= CHECKPOINT_INTERVAL.max(self.checkpoint_cost * 20)
+    }
+
+    /// The warm start is over: the method's own speed counts from here.
+    pub fn warm_start_ends(&mut self, at: Progress) {
+        self.lap(Phase::Training);
+        self.clock.warm_start_tokens = at.tokens_seen;
+        self.clock.warm_start_seconds = self.clock.training_seconds;
     }
 
     /// Records a training step; `at` is the progress after it.
@@ -322,11 +413,23 @@ impl Journal {
     pub fn step(&mut self, at: Progress, reading: &Reading, learning_rate: f64) -> Result<()> {
         self.lap(Phase::Other);
         let training_seconds = self.clock.training_seconds;
-        let Logged { tokens_seen, training_seconds: before, tokens_per_second } = self.newest_logged;
+        let Logged {
+            tokens_seen,
+            training_seconds: before,
+            tokens_per_second,
+        } = self.newest_logged;
         let seconds = training_seconds - before;
         // Steps whose losses came in one go share the speed of the first.
-        let speed = if seconds > 0.0 { at.tokens_seen.saturating_sub(tokens_seen) as f64 / seconds } else { tokens_per_second };
-        self.newest_logged = Logged { tokens_seen: at.tokens_seen, training_seconds, tokens_per_second: speed };
+        let speed = if seconds > 0.0 {
+            at.tokens_seen.saturating_sub(tokens_seen) as f64 / seconds
+        } else {
+            tokens_per_second
+        };
+        self.newest_logged = Logged {
+            tokens_seen: at.tokens_seen,
+            training_seconds,
+            tokens_per_second: speed,
+        };
         self.record(&Record::Step(StepRecord {
             step: at.step,
             tokens_seen: at.tokens_seen,
@@ -354,7 +457,11 @@ impl Journal {
     /// Those of [`Journal::step`].
     pub fn reset(&mut self, at: Progress, report: ResetReport) -> Result<()> {
         let ResetReport { total, zeroed } = report;
-        self.record(&Record::Reset(ResetRecord { step: at.step, moments_total: total, moments_zeroed: zeroed }))
+        self.record(&Record::Reset(ResetRecord {
+            step: at.step,
+            moments_total: total,
+            moments_zeroed: zeroed,
+        }))
     }
 
     /// Does work whose time counts as evaluation.
@@ -405,7 +512,10 @@ impl Journal {
     /// Those of [`Journal::step`].
     pub fn stop(&mut self, at: Progress, reason: Reason) -> Result<Outcome> {
         if reason != Reason::LostLease {
-            self.record(&Record::Stop(StopRecord { step: at.step, reason: reason.name().into() }))?;
+            self.record(&Record::Stop(StopRecord {
+                step: at.step,
+                reason: reason.name().into(),
+            }))?;
             self.sync_metrics()?;
         }
         Ok(Outcome::Stopped(reason))
@@ -415,8 +525,21 @@ impl Journal {
     ///
     /// # Errors
     /// Those of [`Journal::checkpoint`].
-    pub fn finish(&mut self, at: Progress, outcome: Outcome, loss: Option<LossSum>, learner: &dyn Learner) -> Result<Outcome> {
+    pub fn finish(
+        &mut self,
+        at: Progress,
+        outcome: Outcome,
+        loss: Option<LossSum>,
+        learner: &dyn Learner,
+    ) -> Result<Outcome> {
         self.lap(Phase::Other);
+        // Weights can overflow in the last update, whose own loss was still finite.
+        let outcome = match loss {
+            Some(loss) if outcome == Outcome::Complete && mean(loss).is_none() => {
+                Outcome::Diverged { step: at.step }
+            }
+            _ => outcome,
+        };
         let (status, diverged_at_step) = match outcome {
             Outcome::Complete => (Status::Complete, None),
             Outcome::Diverged { step } => (Status::Diverged, Some(step)),
@@ -428,19 +551,36 @@ impl Journal {
         }
         self.sync_metrics()?;
         let records = self.records()?;
-        let count = |wanted: fn(&Record) -> bool| records.iter().filter(|record| wanted(record)).count() as u64;
-        let last_step = records.iter().rev().find_map(|record| if let Record::Step(step) = record { Some(step) } else { None });
-        let last_evaluation =
-            records.iter().rev().find_map(|record| if let Record::Evaluation(evaluation) = record { Some(evaluation) } else { None });
+        let count = |wanted: fn(&Record) -> bool| {
+            records.iter().filter(|record| wanted(record)).count() as u64
+        };
+        let last_step = records.iter().rev().find_map(|record| {
+            if let Record::Step(step) = record {
+                Some(step)
+            } else {
+                None
+            }
+        });
+        let last_evaluation = records.iter().rev().find_map(|record| {
+            if let Record::Evaluation(evaluation) = record {
+                Some(evaluation)
+            } else {
+                None
+            }
+        });
         let inventory = learner.tensors();
         let bytes = |belongs: fn(models::TensorRole) -> bool| {
-            inventory.iter().filter(|info| belongs(info.role)).map(|info| info.size_bytes() as u64).sum()
+            inventory
+                .iter()
+                .filter(|info| belongs(info.role))
+                .map(|info| info.size_bytes() as u64)
+                .sum()
         };
         self.lap(Phase::Other);
         self.note_peak_memory(learner);
         let clock = self.clock;
-        let own_seconds = clock.training_seconds - clock.handed_on_seconds;
-        let own_tokens = at.tokens_seen.saturating_sub(clock.handed_on_tokens) as f64;
+        let own_seconds = clock.training_seconds - clock.warm_start_seconds;
+        let own_tokens = at.tokens_seen.saturating_sub(clock.warm_start_tokens) as f64;
         let result = RunResult {
             schema: SCHEMA,
             status,
@@ -448,10 +588,17 @@ impl Journal {
             update_steps: at.step,
             tokens_seen: at.tokens_seen,
             validation_loss: loss.and_then(mean),
-            validation_targets: loss.map_or_else(|| last_evaluation.map_or(0, |evaluation| evaluation.targets), |loss| loss.targets),
+            validation_targets: loss.map_or_else(
+                || last_evaluation.map_or(0, |evaluation| evaluation.targets),
+                |loss| loss.targets,
+            ),
             bytes_per_target: self.bytes_per_target,
             training_loss: last_step.and_then(|step| step.loss),
-            tokens_per_second: if own_seconds > 0.0 { own_tokens / own_seconds } else { 0.0 },
+            tokens_per_second: if own_seconds > 0.0 {
+                own_tokens / own_seconds
+            } else {
+                0.0
+            },
             training_seconds: clock.training_seconds,
             evaluation_seconds: clock.evaluation_seconds,
             wall_seconds: clock.training_seconds + clock.evaluation_seconds + clock.other_seconds,
@@ -505,17 +652,29 @@ impl Journal {
         self.newest_checkpoint = Instant::now();
         self.lap(Phase::Training);
         let training_seconds = self.clock.training_seconds;
-        self.newest_logged = Logged { tokens_seen: from.tokens_seen, training_seconds, tokens_per_second: 0.0 };
+        self.newest_logged = Logged {
+            tokens_seen: from.tokens_seen,
+            training_seconds,
+            tokens_per_second: 0.0,
+        };
         Ok(())
     }
 
     /// Cuts the records to a length and hashes what stays.
     fn truncate(&mut self, bytes: u64) -> Result<()> {
         let path = self.directory.join(METRICS);
-        self.guarded(|| Ok(self.metrics.set_len(bytes).map_err(failed_to("write", &path))?))?;
-        self.metrics.seek(SeekFrom::Start(0)).map_err(failed_to("read", &path))?;
+        self.guarded(|| {
+            Ok(self
+                .metrics
+                .set_len(bytes)
+                .map_err(failed_to("write", &path))?)
+        })?;
+        self.metrics
+            .seek(SeekFrom::Start(0))
+            .map_err(failed_to("read", &path))?;
         let mut hasher = blake3::Hasher::new();
-        io::copy(&mut (&self.metrics).take(bytes), &mut hasher).map_err(failed_to("read", &path))?;
+        io::copy(&mut (&self.metrics).take(bytes), &mut hasher)
+            .map_err(failed_to("read", &path))?;
         self.end = Mark { bytes, hasher };
         Ok(())
     }
@@ -525,7 +684,9 @@ impl Journal {
         let path = self.directory.join(METRICS);
         self.guarded(|| {
             let mut file = &self.metrics;
-            let written = file.seek(SeekFrom::Start(self.end.bytes)).and_then(|_| file.write_all(lines));
+            let written = file
+                .seek(SeekFrom::Start(self.end.bytes))
+                .and_then(|_| file.write_all(lines));
             if written.is_err() {
                 // Best effort: half a line lies behind the last checkpoint and is cut off on resume anyway.
                 let _ = file.set_len(self.end.bytes);
@@ -555,33 +716,49 @@ impl Journal {
         let mut records = Vec::new();
         for (index, line) in io::BufReader::new(file).lines().enumerate() {
             let line = line.map_err(failed_to("read", &path))?;
-            let record = serde_json::from_str(&line).with_context(|| format!("{} line {} is no record", path.display(), index + 1))?;
+            let record = serde_json::from_str(&line)
+                .with_context(|| format!("{} line {} is no record", path.display(), index + 1))?;
             records.push(record);
         }
         Ok(records)
     }
 
     fn sync_metrics(&self) -> Result<()> {
-        Ok(self.metrics.sync_all().map_err(failed_to("write", &self.directory.join(METRICS)))?)
+        Ok(self
+            .metrics
+            .sync_all()
+            .map_err(failed_to("write", &self.directory.join(METRICS)))?)
     }
 
     /// Writes the checkpoint of a step whose records end at `mark`, unless it is there.
-    fn write_checkpoint(&mut self, at: Progress, learner: &dyn Learner, keep: bool, mark: &Mark) -> Result<()> {
+    fn write_checkpoint(
+        &mut self,
+        at: Progress,
+        learner: &dyn Learner,
+        keep: bool,
+        mark: &Mark,
+    ) -> Result<()> {
         let folder = checkpoint::folder(&self.directory);
         if checkpoint::at_step(&folder, at.step).exists() {
             return Ok(());
         }
+        let started = Instant::now();
         self.note_peak_memory(learner);
         self.sync_metrics()?;
-        let partial = folder.join(files::partial_name(&format!("step-{}", at.step), self.lease.token()));
+        let partial = folder.join(files::partial_name(
+            &format!("step-{}", at.step),
+            self.lease.token(),
+        ));
         let state = State::new(at, mark.bytes, mark.hash(), keep, self.clock);
         self.guarded(|| Ok(files::create_directory(&folder)?))?;
         let written = checkpoint::write(&partial, learner, state);
-        let published = written.and_then(|()| self.guarded(|| checkpoint::publish(&partial, &folder, at.step)));
+        let published =
+            written.and_then(|()| self.guarded(|| checkpoint::publish(&partial, &folder, at.step)));
         if published.is_err() {
             // A full disk is a little less full then.
             let _ = files::remove(&partial);
         }
+        self.checkpoint_cost = started.elapsed();
         published
     }
 
@@ -600,9 +777,14 @@ fn open_with_records(checkpoint: &Path, run_directory: &Path) -> Result<Checkpoi
     let opened = Checkpoint::open(checkpoint)?;
     let path = run_directory.join(METRICS);
     let mut file = File::open(&path).map_err(failed_to("read", &path))?;
-    let found = checkpoint::hash_bytes(&mut file, opened.state.metrics_bytes).map_err(failed_to("read", &path))?;
+    let found = checkpoint::hash_bytes(&mut file, opened.state.metrics_bytes)
+        .map_err(failed_to("read", &path))?;
     if found.to_hex().as_str() != opened.state.metrics_hash {
-        bail!("{} does not begin with the records that belong to {}", path.display(), checkpoint.display());
+        bail!(
+            "{} does not begin with the records that belong to {}",
+            path.display(),
+            checkpoint.display()
+        );
     }
     Ok(opened)
 }
@@ -620,7 +802,11 @@ fn mean(loss: LossSum) -> Option<f64> {
 fn process_peak_bytes() -> Option<u64> {
     use nix::sys::resource::{UsageWho, getrusage};
     // Kibibytes, except on Apple's systems.
-    let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+    let unit = if cfg!(target_vendor = "apple") {
+        1
+    } else {
+        1024
+    };
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     u64::try_from(usage.max_rss()).ok().map(|peak| peak * unit)
 }
@@ -641,7 +827,11 @@ pub(crate) mod tests {
 
     /// A cell of one seed and size: `full`, or `relora` whose warm start `full` can hand on.
     pub(crate) fn cell(method: &str) -> Cell {
-        let settings = Settings { warm_start: method == "relora", low_rank: method == "relora", ..Settings::default() };
+        let settings = Settings {
+            warm_start: method == "relora",
+            low_rank: method == "relora",
+            ..Settings::default()
+        };
         let full = Settings::default();
         let warm_start = (method == "relora").then(|| {
             serde_json::json!({
@@ -663,7 +853,13 @@ pub(crate) mod tests {
     }
 
     fn session() -> Session {
-        Session { version: "0".into(), started_unix_seconds: 0, from_step: 0, device_name: "test".into(), threads: 1 }
+        Session {
+            version: "0".into(),
+            started_unix_seconds: 0,
+            from_step: 0,
+            device_name: "test".into(),
+            threads: 1,
+        }
     }
 
     fn open(suite: &Path, cell: &Cell) -> Result<Journal> {
@@ -676,19 +872,31 @@ pub(crate) mod tests {
     }
 
     fn at(step: u64) -> Progress {
-        Progress { step, tokens_seen: 100 * step }
+        Progress {
+            step,
+            tokens_seen: 100 * step,
+        }
     }
 
     fn train(journal: &mut Journal, steps: std::ops::RangeInclusive<u64>) -> Result<()> {
         for step in steps {
-            let reading = Reading { step: step - 1, loss: 4.0 / step as f64, grad_norm: 1.0 };
+            let reading = Reading {
+                step: step - 1,
+                loss: 4.0 / step as f64,
+                grad_norm: 1.0,
+            };
             journal.step(at(step), &reading, 1e-3)?;
         }
         Ok(())
     }
 
     fn evaluate(journal: &mut Journal, step: u64) -> Result<LossSum> {
-        let loss = journal.measuring_evaluation(|| Ok(LossSum { sum: 30.0, targets: 10 }))?;
+        let loss = journal.measuring_evaluation(|| {
+            Ok(LossSum {
+                sum: 30.0,
+                targets: 10,
+            })
+        })?;
         journal.evaluation(at(step), loss)?;
         Ok(loss)
     }
@@ -696,7 +904,10 @@ pub(crate) mod tests {
     /// Kind and step of every record.
     fn records(suite: &Path, cell: &Cell) -> Vec<(&'static str, u64)> {
         let text = fs::read_to_string(suite.join(cell.directory()).join(METRICS)).expect("read");
-        assert!(text.is_empty() || text.ends_with('\n'), "every line is whole");
+        assert!(
+            text.is_empty() || text.ends_with('\n'),
+            "every line is whole"
+        );
         let parse = |line| match serde_json::from_str(line).expect("a record") {
             Record::Step(record) => ("step", record.step),
             Record::Evaluation(record) => ("evaluation", record.step),
@@ -725,50 +936,85 @@ pub(crate) mod tests {
     #[test]
     fn a_resumed_run_has_every_record_once_wherever_it_was_killed() {
         let cell = cell("full");
-        let undisturbed: Vec<_> = (1..=6).map(|step| ("step", step)).chain([("evaluation", 6)]).collect();
+        let undisturbed: Vec<_> = (1..=6)
+            .map(|step| ("step", step))
+            .chain([("evaluation", 6)])
+            .collect();
         // Killed with this many bytes of the records after the checkpoint of step 3 on the disk.
         let whole = {
             let suite = suite();
             let mut journal = resume(suite.path(), &cell).0;
             train(&mut journal, 1..=3).expect("written");
-            journal.checkpoint(at(3), &Pretend::new(1), false).expect("written");
+            journal
+                .checkpoint(at(3), &Pretend::new(1), false)
+                .expect("written");
             train(&mut journal, 4..=5).expect("written");
             journal.stop(at(5), Reason::Interrupted).expect("written");
             fs::read(suite.path().join(cell.directory()).join(METRICS)).expect("read")
         };
-        let ends: Vec<usize> = (0..whole.len()).filter(|index| whole[*index] == b'\n').map(|index| index + 1).collect();
-        for cut in (ends[2]..=whole.len()).step_by(13).chain([ends[2] + 1, ends[3], whole.len()]) {
+        let ends: Vec<usize> = (0..whole.len())
+            .filter(|index| whole[*index] == b'\n')
+            .map(|index| index + 1)
+            .collect();
+        for cut in (ends[2]..=whole.len())
+            .step_by(13)
+            .chain([ends[2] + 1, ends[3], whole.len()])
+        {
             let suite = suite();
             let mut journal = resume(suite.path(), &cell).0;
             train(&mut journal, 1..=3).expect("written");
-            journal.checkpoint(at(3), &Pretend::new(1), false).expect("written");
+            journal
+                .checkpoint(at(3), &Pretend::new(1), false)
+                .expect("written");
             drop(journal);
-            let mut file = OpenOptions::new().append(true).open(suite.path().join(cell.directory()).join(METRICS)).expect("open");
+            let mut file = OpenOptions::new()
+                .append(true)
+                .open(suite.path().join(cell.directory()).join(METRICS))
+                .expect("open");
             file.write_all(&whole[ends[2]..cut]).expect("written");
             let (mut journal, from) = resume(suite.path(), &cell);
             assert_eq!(from, Some(3));
             train(&mut journal, 4..=6).expect("written");
             let loss = evaluate(&mut journal, 6).expect("written");
-            journal.finish(at(6), Outcome::Complete, Some(loss), &Pretend::new(2)).expect("finished");
-            assert_eq!(records(suite.path(), &cell), undisturbed, "cut at {cut} of {}", whole.len());
+            journal
+                .finish(at(6), Outcome::Complete, Some(loss), &Pretend::new(2))
+                .expect("finished");
+            assert_eq!(
+                records(suite.path(), &cell),
+                undisturbed,
+                "cut at {cut} of {}",
+                whole.len()
+            );
         }
     }
 
     #[test]
-    fn a_run_killed_between_its_last_checkpoint_and_its_result_evaluates_again_and_has_the_record_once() {
+    fn a_run_killed_between_its_last_checkpoint_and_its_result_evaluates_again_and_has_the_record_once()
+     {
         let (suite, cell) = (suite(), cell("full"));
         let mut journal = resume(suite.path(), &cell).0;
         train(&mut journal, 1..=2).expect("written");
         let loss = evaluate(&mut journal, 2).expect("written");
-        journal.finish(at(2), Outcome::Complete, Some(loss), &Pretend::new(1)).expect("finished");
+        journal
+            .finish(at(2), Outcome::Complete, Some(loss), &Pretend::new(1))
+            .expect("finished");
         drop(journal);
         fs::remove_file(suite.path().join(cell.directory()).join(RESULT)).expect("removed");
         let (mut journal, from) = resume(suite.path(), &cell);
         assert_eq!(from, Some(2));
         let loss = evaluate(&mut journal, 2).expect("written");
-        journal.finish(at(2), Outcome::Complete, Some(loss), &Pretend::new(1)).expect("finished");
-        assert_eq!(records(suite.path(), &cell), [("step", 1), ("step", 2), ("evaluation", 2)]);
-        assert!(result(&suite.path().join(cell.directory())).expect("readable").is_some());
+        journal
+            .finish(at(2), Outcome::Complete, Some(loss), &Pretend::new(1))
+            .expect("finished");
+        assert_eq!(
+            records(suite.path(), &cell),
+            [("step", 1), ("step", 2), ("evaluation", 2)]
+        );
+        assert!(
+            result(&suite.path().join(cell.directory()))
+                .expect("readable")
+                .is_some()
+        );
     }
 
     #[test]
@@ -777,17 +1023,26 @@ pub(crate) mod tests {
         let mut journal = resume(suite.path(), &cell).0;
         for step in 1..=3 {
             train(&mut journal, step..=step).expect("written");
-            journal.checkpoint(at(step), &Pretend::new(step as u8), false).expect("written");
+            journal
+                .checkpoint(at(step), &Pretend::new(step as u8), false)
+                .expect("written");
         }
         drop(journal);
         let folder = checkpoint::folder(&suite.path().join(cell.directory()));
-        assert_eq!(checkpoint::steps(&folder).expect("listed"), [2, 3], "the newest two");
+        assert_eq!(
+            checkpoint::steps(&folder).expect("listed"),
+            [2, 3],
+            "the newest two"
+        );
         let path = checkpoint::at_step(&folder, 3).join("moments.safetensors");
         let mut bytes = fs::read(&path).expect("read");
         *bytes.last_mut().expect("not empty") ^= 1;
         fs::write(&path, bytes).expect("written");
         let mut journal = open(suite.path(), &cell).expect("opened");
-        let from = journal.newest_checkpoint().expect("looked for").expect("the one before");
+        let from = journal
+            .newest_checkpoint()
+            .expect("looked for")
+            .expect("the one before");
         let mut learner = Pretend::new(0);
         from.load_into(&mut learner).expect("loaded");
         assert_eq!(learner, Pretend::new(2));
@@ -795,7 +1050,9 @@ pub(crate) mod tests {
         assert!(folder.join("step-3.damaged").is_dir());
         assert_eq!(records(suite.path(), &cell), [("step", 1), ("step", 2)]);
         train(&mut journal, 3..=3).expect("written");
-        journal.checkpoint(at(3), &Pretend::new(3), false).expect("the place is free");
+        journal
+            .checkpoint(at(3), &Pretend::new(3), false)
+            .expect("the place is free");
         drop(journal);
         assert_eq!(resume(suite.path(), &cell).1, Some(3));
     }
@@ -806,12 +1063,18 @@ pub(crate) mod tests {
         let mut journal = resume(suite.path(), &cell).0;
         for step in 1..=2 {
             train(&mut journal, step..=step).expect("written");
-            journal.checkpoint(at(step), &Pretend::new(1), false).expect("written");
+            journal
+                .checkpoint(at(step), &Pretend::new(1), false)
+                .expect("written");
         }
         drop(journal);
         let path = suite.path().join(cell.directory()).join(METRICS);
         let length = fs::metadata(&path).expect("there").len();
-        OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(length - 1)).expect("cut");
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(length - 1))
+            .expect("cut");
         assert_eq!(resume(suite.path(), &cell).1, Some(1));
     }
 
@@ -826,7 +1089,11 @@ pub(crate) mod tests {
         let error = check(&directory, &cell).expect_err("refused");
         assert!(error.is::<UserError>());
         let line = error.to_string();
-        assert!(line.contains("data.hash = \"text\", not \"other\"") && line.contains("settings.learning_rate = 0.001, not 0.5"), "{line}");
+        assert!(
+            line.contains("data.hash = \"text\", not \"other\"")
+                && line.contains("settings.learning_rate = 0.001, not 0.5"),
+            "{line}"
+        );
         assert!(open(suite.path(), &cell).is_err_and(|error| error.is::<UserError>()));
         assert_eq!(fs::read(directory.join(MANIFEST)).expect("read"), before);
     }
@@ -838,7 +1105,13 @@ pub(crate) mod tests {
         fs::create_dir(&directory).expect("created");
         fs::write(directory.join("thesis.tex"), "years of work").expect("written");
         let error = check(&directory, &cell).expect_err("refused");
-        assert!(error.is::<UserError>() && error.to_string().contains("holds thesis.tex but no manifest.json"), "{error}");
+        assert!(
+            error.is::<UserError>()
+                && error
+                    .to_string()
+                    .contains("holds thesis.tex but no manifest.json"),
+            "{error}"
+        );
         assert_eq!(files::entries(&directory).expect("listed").len(), 1);
         fs::rename(directory.join("thesis.tex"), directory.join(MANIFEST)).expect("renamed");
         assert!(check(&directory, &cell).is_err_and(|error| error.is::<UserError>()));
@@ -851,30 +1124,50 @@ pub(crate) mod tests {
         train(&mut journal, 1..=2).expect("written");
         std::thread::sleep(Duration::from_millis(20));
         train(&mut journal, 3..=3).expect("written");
-        journal.checkpoint(at(3), &Pretend::new(7), true).expect("written");
+        journal
+            .checkpoint(at(3), &Pretend::new(7), true)
+            .expect("written");
         train(&mut journal, 4..=5).expect("written");
         let charged = journal.clock.training_seconds;
         drop(journal);
 
         let mut journal = open(suite.path(), &relora).expect("opened");
         assert!(journal.newest_checkpoint().expect("looked for").is_none());
-        assert!(journal.warm_start(2).expect("looked for").is_none(), "only exactly that step");
-        let from = journal.warm_start(3).expect("looked for").expect("handed on");
+        assert!(
+            journal.warm_start(2).expect("looked for").is_none(),
+            "only exactly that step"
+        );
+        let from = journal
+            .warm_start(3)
+            .expect("looked for")
+            .expect("handed on");
         let mut learner = Pretend::new(0);
         from.load_into(&mut learner).expect("loaded");
         assert_eq!(learner, Pretend::new(7));
         journal.resume(&from).expect("resumed");
         train(&mut journal, 4..=4).expect("written");
-        assert_eq!(records(suite.path(), &relora), [("step", 1), ("step", 2), ("step", 3), ("step", 4)]);
-        journal.checkpoint(at(4), &Pretend::new(8), false).expect("written");
+        assert_eq!(
+            records(suite.path(), &relora),
+            [("step", 1), ("step", 2), ("step", 3), ("step", 4)]
+        );
+        journal
+            .checkpoint(at(4), &Pretend::new(8), false)
+            .expect("written");
         drop(journal);
 
         let (mut journal, from) = resume(suite.path(), &relora);
         assert_eq!(from, Some(4), "its own now");
         let loss = evaluate(&mut journal, 4).expect("written");
-        journal.finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(8)).expect("finished");
-        let result = result(&suite.path().join(relora.directory())).expect("readable").expect("there");
-        assert!(result.training_seconds >= 0.02 && charged >= 0.02, "the warm start is charged");
+        journal
+            .finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(8))
+            .expect("finished");
+        let result = result(&suite.path().join(relora.directory()))
+            .expect("readable")
+            .expect("there");
+        assert!(
+            result.training_seconds >= 0.02 && charged >= 0.02,
+            "the warm start is charged"
+        );
         assert!(result.wall_seconds >= result.training_seconds + result.evaluation_seconds);
         assert_eq!((result.update_steps, result.tokens_seen), (4, 400));
     }
@@ -884,7 +1177,9 @@ pub(crate) mod tests {
         let (suite, full, mut relora) = (suite(), cell("full"), cell("relora"));
         let mut journal = resume(suite.path(), &full).0;
         train(&mut journal, 1..=3).expect("written");
-        journal.checkpoint(at(3), &Pretend::new(7), true).expect("written");
+        journal
+            .checkpoint(at(3), &Pretend::new(7), true)
+            .expect("written");
         drop(journal);
         let handed_on = |cell: &Cell| {
             let journal = open(suite.path(), cell).expect("opened");
@@ -894,10 +1189,14 @@ pub(crate) mod tests {
         relora.seed = 2;
         relora.size = "other".into();
         assert!(!handed_on(&relora), "no full run of that size");
-        let directory = checkpoint::at_step(&checkpoint::folder(&suite.path().join(full.directory())), 3);
+        let directory =
+            checkpoint::at_step(&checkpoint::folder(&suite.path().join(full.directory())), 3);
         fs::write(directory.join("weights.safetensors"), "damaged").expect("written");
         assert!(!handed_on(&cell("relora")));
-        assert!(directory.is_dir(), "another run's checkpoint is not ours to rename");
+        assert!(
+            directory.is_dir(),
+            "another run's checkpoint is not ours to rename"
+        );
     }
 
     #[test]
@@ -907,15 +1206,43 @@ pub(crate) mod tests {
         journal.set_bytes_per_target(3.5);
         train(&mut journal, 1..=4).expect("written");
         journal.restart(at(4)).expect("written");
-        journal.reset(at(4), ResetReport { total: 6, zeroed: 5 }).expect("written");
+        journal
+            .reset(
+                at(4),
+                ResetReport {
+                    total: 6,
+                    zeroed: 5,
+                },
+            )
+            .expect("written");
         let loss = evaluate(&mut journal, 4).expect("written");
-        journal.finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(1)).expect("finished");
-        let result = result(&suite.path().join(cell.directory())).expect("readable").expect("there");
-        assert_eq!((result.status, result.diverged_at_step), (Status::Complete, None));
-        assert_eq!((result.validation_loss, result.validation_targets, result.training_loss), (Some(3.0), 10, Some(1.0)));
-        assert_eq!((result.restarts, result.resets, result.bytes_per_target), (1, 1, 3.5));
+        journal
+            .finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(1))
+            .expect("finished");
+        let result = result(&suite.path().join(cell.directory()))
+            .expect("readable")
+            .expect("there");
+        assert_eq!(
+            (result.status, result.diverged_at_step),
+            (Status::Complete, None)
+        );
+        assert_eq!(
+            (
+                result.validation_loss,
+                result.validation_targets,
+                result.training_loss
+            ),
+            (Some(3.0), 10, Some(1.0))
+        );
+        assert_eq!(
+            (result.restarts, result.resets, result.bytes_per_target),
+            (1, 1, 3.5)
+        );
         // Of `Pretend`: 6 weights of two bytes, 3 + 3 of four; moments 3 + 3 of four.
-        assert_eq!((result.weight_bytes, result.optimizer_state_bytes), (36, 24));
+        assert_eq!(
+            (result.weight_bytes, result.optimizer_state_bytes),
+            (36, 24)
+        );
         assert_eq!(result.peak_memory_bytes, Some(4096));
     }
 
@@ -924,10 +1251,31 @@ pub(crate) mod tests {
         let (suite, cell) = (suite(), cell("full"));
         let mut journal = resume(suite.path(), &cell).0;
         train(&mut journal, 1..=1).expect("written");
-        journal.step(at(2), &Reading { step: 1, loss: f64::NAN, grad_norm: f64::INFINITY }, 1e-3).expect("written");
-        journal.finish(at(2), Outcome::Diverged { step: 2 }, None, &Pretend::new(1)).expect("finished");
-        let result = result(&suite.path().join(cell.directory())).expect("readable").expect("there");
-        assert_eq!((result.status, result.diverged_at_step, result.validation_loss), (Status::Diverged, Some(2), None));
+        journal
+            .step(
+                at(2),
+                &Reading {
+                    step: 1,
+                    loss: f64::NAN,
+                    grad_norm: f64::INFINITY,
+                },
+                1e-3,
+            )
+            .expect("written");
+        journal
+            .finish(at(2), Outcome::Diverged { step: 2 }, None, &Pretend::new(1))
+            .expect("finished");
+        let result = result(&suite.path().join(cell.directory()))
+            .expect("readable")
+            .expect("there");
+        assert_eq!(
+            (
+                result.status,
+                result.diverged_at_step,
+                result.validation_loss
+            ),
+            (Status::Diverged, Some(2), None)
+        );
     }
 
     #[test]
@@ -936,14 +1284,27 @@ pub(crate) mod tests {
         let directory = suite.path().join(cell.directory());
         let mut journal = resume(suite.path(), &cell).0;
         train(&mut journal, 1..=2).expect("written");
-        journal.checkpoint(at(2), &Pretend::new(1), false).expect("written");
+        journal
+            .checkpoint(at(2), &Pretend::new(1), false)
+            .expect("written");
         journal.fail("the device failed").expect("written");
         drop(journal);
-        assert_eq!(failure(&directory).expect("readable").expect("there").error, "the device failed");
+        assert_eq!(
+            failure(&directory).expect("readable").expect("there").error,
+            "the device failed"
+        );
         drop(resume(suite.path(), &cell));
         assert_eq!(failure(&directory).expect("readable"), None);
-        let manifest: Manifest = files::read_json(&directory.join(MANIFEST), "a manifest").expect("readable");
-        assert_eq!(manifest.sessions.iter().map(|session| session.from_step).collect::<Vec<_>>(), [0, 2]);
+        let manifest: Manifest =
+            files::read_json(&directory.join(MANIFEST), "a manifest").expect("readable");
+        assert_eq!(
+            manifest
+                .sessions
+                .iter()
+                .map(|session| session.from_step)
+                .collect::<Vec<_>>(),
+            [0, 2]
+        );
     }
 
     #[test]
@@ -954,9 +1315,18 @@ pub(crate) mod tests {
         assert_eq!(newest_record(&directory).expect("readable"), None);
         train(&mut journal, 1..=100).expect("written");
         journal.stop(at(100), Reason::Budget).expect("written");
-        let stop = Record::Stop(StopRecord { step: 100, reason: "budget".into() });
-        assert_eq!(newest_record(&directory).expect("readable"), Some(stop.clone()));
-        let mut file = OpenOptions::new().append(true).open(directory.join(METRICS)).expect("open");
+        let stop = Record::Stop(StopRecord {
+            step: 100,
+            reason: "budget".into(),
+        });
+        assert_eq!(
+            newest_record(&directory).expect("readable"),
+            Some(stop.clone())
+        );
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(directory.join(METRICS))
+            .expect("open");
         file.write_all(b"{\"type\":\"st").expect("written");
         assert_eq!(newest_record(&directory).expect("readable"), Some(stop));
     }
@@ -965,15 +1335,30 @@ pub(crate) mod tests {
     /// a whole process.
     #[test]
     fn panicking_process() {
-        let Some(suite) = std::env::var_os("RELORA_TEST_PANIC_DIRECTORY") else { return };
+        let Some(suite) = std::env::var_os("RELORA_TEST_PANIC_DIRECTORY") else {
+            return;
+        };
         let mut journal = resume(Path::new(&suite), &cell("full")).0;
         train(&mut journal, 1..=2).expect("written");
         stop::poison_on_panic();
-        let caught = std::thread::Builder::new().name("device".into()).spawn(|| panic!("out of\nmemory")).expect("started").join();
+        let caught = std::thread::Builder::new()
+            .name("device".into())
+            .spawn(|| panic!("out of\nmemory"))
+            .expect("started")
+            .join();
         assert!(caught.is_err());
         let line = train(&mut journal, 3..=3).expect_err("refused").to_string();
-        assert!(line.starts_with("panic in thread device at ") && line.ends_with(": out of memory"), "{line}");
-        assert_eq!(journal.checkpoint(at(3), &Pretend::new(1), false).expect_err("refused").to_string(), line);
+        assert!(
+            line.starts_with("panic in thread device at ") && line.ends_with(": out of memory"),
+            "{line}"
+        );
+        assert_eq!(
+            journal
+                .checkpoint(at(3), &Pretend::new(1), false)
+                .expect_err("refused")
+                .to_string(),
+            line
+        );
         journal.fail(&line).expect("only the failure is written");
     }
 
@@ -981,12 +1366,22 @@ pub(crate) mod tests {
     fn a_process_in_which_any_thread_has_panicked_writes_no_record_and_no_checkpoint() {
         let suite = suite();
         let mut other = std::process::Command::new(std::env::current_exe().expect("test binary"));
-        other.args(["journal::tests::panicking_process", "--exact"]).env("RELORA_TEST_PANIC_DIRECTORY", suite.path());
+        other
+            .args(["journal::tests::panicking_process", "--exact"])
+            .env("RELORA_TEST_PANIC_DIRECTORY", suite.path());
         let output = other.output().expect("started");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         let cell = cell("full");
         assert_eq!(records(suite.path(), &cell), [("step", 1), ("step", 2)]);
-        assert!(checkpoint::steps(&checkpoint::folder(&suite.path().join(cell.directory()))).expect("listed").is_empty());
+        assert!(
+            checkpoint::steps(&checkpoint::folder(&suite.path().join(cell.directory())))
+                .expect("listed")
+                .is_empty()
+        );
     }
 
     /// A file system of 256 KiB in memory, unmounted at the end; none where we may not mount.
@@ -998,8 +1393,13 @@ pub(crate) mod tests {
         fn mount() -> Option<SmallDisk> {
             let directory = suite();
             let mut mount = std::process::Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(directory.path());
-            let mounted = mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success());
+            mount
+                .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+                .arg(directory.path());
+            let mounted = mount
+                .stderr(std::process::Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success());
             if !mounted {
                 eprintln!("skipped: a small file system cannot be mounted here");
             }
@@ -1017,7 +1417,10 @@ pub(crate) mod tests {
     #[cfg(target_os = "linux")]
     impl Drop for SmallDisk {
         fn drop(&mut self) {
-            let unmounted = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+            let unmounted = std::process::Command::new("umount")
+                .arg("-l")
+                .arg(self.0.path())
+                .status();
             assert!(unmounted.is_ok_and(|status| status.success()), "unmounted");
         }
     }
@@ -1025,11 +1428,16 @@ pub(crate) mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn on_a_full_disk_every_write_fails_with_its_path_and_the_run_goes_on_once_there_is_room() {
-        let Some(disk) = SmallDisk::mount() else { return };
+        let Some(disk) = SmallDisk::mount() else {
+            return;
+        };
         let (suite, cell) = (disk.0.path(), cell("full"));
         let full = |result: Result<()>, name: &str| {
             let line = result.expect_err("no room").to_string();
-            assert!(line.contains(name) && line.contains("No space left on device"), "{line}");
+            assert!(
+                line.contains(name) && line.contains("No space left on device"),
+                "{line}"
+            );
         };
         let ballast = disk.fill();
         full(open(suite, &cell).map(drop), "lease");
@@ -1037,22 +1445,39 @@ pub(crate) mod tests {
 
         let mut journal = resume(suite, &cell).0;
         train(&mut journal, 1..=3).expect("room");
-        journal.checkpoint(at(3), &Pretend::new(3), false).expect("room");
+        journal
+            .checkpoint(at(3), &Pretend::new(3), false)
+            .expect("room");
         let ballast = disk.fill();
         full(train(&mut journal, 4..=400), METRICS);
-        full(journal.checkpoint(at(4), &Pretend::new(4), false), "checkpoints");
-        full(journal.finish(at(4), Outcome::Diverged { step: 4 }, None, &Pretend::new(4)).map(drop), RESULT);
+        full(
+            journal.checkpoint(at(4), &Pretend::new(4), false),
+            "checkpoints",
+        );
+        full(
+            journal
+                .finish(at(4), Outcome::Diverged { step: 4 }, None, &Pretend::new(4))
+                .map(drop),
+            RESULT,
+        );
         full(journal.fail("full"), FAILED);
         drop(journal);
         fs::remove_file(&ballast).expect("removed");
 
         let (mut journal, from) = resume(suite, &cell);
         assert_eq!(from, Some(3), "nothing lost");
-        assert_eq!(records(suite, &cell), [("step", 1), ("step", 2), ("step", 3)]);
+        assert_eq!(
+            records(suite, &cell),
+            [("step", 1), ("step", 2), ("step", 3)]
+        );
         train(&mut journal, 4..=4).expect("room");
         let loss = evaluate(&mut journal, 4).expect("room");
-        journal.finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(4)).expect("room");
-        let left = fs::read_dir(checkpoint::folder(&suite.join(cell.directory()))).expect("listed").count();
+        journal
+            .finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(4))
+            .expect("room");
+        let left = fs::read_dir(checkpoint::folder(&suite.join(cell.directory())))
+            .expect("listed")
+            .count();
         assert_eq!(left, 1, "no half-written checkpoint stays");
     }
 }

@@ -79,11 +79,18 @@ impl Lease {
     /// [`FileError`] where the directory cannot be written to.
     pub fn claim(directory: &Path, stop: &Stop) -> anyhow::Result<Claim> {
         let lock_path = directory.join(LOCK);
-        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&lock_path);
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&lock_path);
         let lock = opened.map_err(failed_to("write", &lock_path))?;
         if !lock_patiently(&lock).map_err(failed_to("lock", &lock_path))? {
             let holder = read(directory)?.map(|(holder, _)| holder);
-            return holder.map(Claim::Held).with_context(|| format!("{} is locked by another process", lock_path.display()));
+            return holder
+                .map(Claim::Held)
+                .with_context(|| format!("{} is locked by another process", lock_path.display()));
         }
         let locked = Locked(&lock);
         if let Some((holder, heartbeat)) = read(directory)?
@@ -92,15 +99,32 @@ impl Lease {
             return Ok(Claim::Held(holder));
         }
         files::remove(&directory.join(LEASE))?;
-        let holder = Holder { token: files::unique_token(), host: host(), pid: std::process::id(), started: started(std::process::id()) };
+        let holder = Holder {
+            token: files::unique_token(),
+            host: host(),
+            pid: std::process::id(),
+            started: started(std::process::id()),
+        };
         let Some(file) = create(directory, &holder)? else {
             // Only without locks: another claimer was quicker.
-            let (winner, _) = read(directory)?.with_context(|| format!("cannot claim {}", directory.display()))?;
+            let (winner, _) = read(directory)?
+                .with_context(|| format!("cannot claim {}", directory.display()))?;
             return Ok(Claim::Held(winner));
         };
         drop(locked);
-        let heart = beat(directory.to_owned(), holder.token.clone(), file, stop.clone())?;
-        Ok(Claim::Taken(Lease { directory: directory.to_owned(), token: holder.token, lock, stop: stop.clone(), heart: Some(heart) }))
+        let heart = beat(
+            directory.to_owned(),
+            holder.token.clone(),
+            file,
+            stop.clone(),
+        )?;
+        Ok(Claim::Taken(Lease {
+            directory: directory.to_owned(),
+            token: holder.token,
+            lock,
+            stop: stop.clone(),
+            heart: Some(heart),
+        }))
     }
 
     /// Does something to the run directory while nobody can take it over.
@@ -141,7 +165,9 @@ impl Drop for Lease {
 /// # Errors
 /// [`FileError`] where the lease is there and cannot be read.
 pub fn holder(directory: &Path) -> anyhow::Result<Option<Holder>> {
-    let live = |(holder, heartbeat)| lives(&holder, silence(heartbeat, SystemTime::now())).then_some(holder);
+    let live = |(holder, heartbeat)| {
+        lives(&holder, silence(heartbeat, SystemTime::now())).then_some(holder)
+    };
     Ok(read(directory)?.and_then(live))
 }
 
@@ -174,7 +200,14 @@ fn allow_no_locks(locked: io::Result<()>) -> io::Result<()> {
     const NO_LOCKS: [i32; 2] = [38, 37];
     match locked {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-        Err(error) if cfg!(target_os = "linux") && error.raw_os_error().is_some_and(|code| NO_LOCKS.contains(&code)) => Ok(()),
+        Err(error)
+            if cfg!(target_os = "linux")
+                && error
+                    .raw_os_error()
+                    .is_some_and(|code| NO_LOCKS.contains(&code)) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -184,7 +217,9 @@ fn read(directory: &Path) -> Result<Option<(Holder, SystemTime)>, FileError> {
     let path = directory.join(LEASE);
     let content = fs::read(&path).and_then(|text| Ok((text, fs::metadata(&path)?.modified()?)));
     match content {
-        Ok((text, heartbeat)) => Ok(serde_json::from_slice(&text).ok().map(|holder| (holder, heartbeat))),
+        Ok((text, heartbeat)) => Ok(serde_json::from_slice(&text)
+            .ok()
+            .map(|holder| (holder, heartbeat))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed_to("read", &path)(error)),
     }
@@ -210,7 +245,12 @@ fn create(directory: &Path, holder: &Holder) -> anyhow::Result<Option<File>> {
 
 /// Starts the thread that renews the lease and notices its loss. It writes to the file that it created, so it can never
 /// keep another's lease alive.
-fn beat(directory: PathBuf, token: String, mut file: File, stop: Stop) -> anyhow::Result<(mpsc::Sender<()>, JoinHandle<()>)> {
+fn beat(
+    directory: PathBuf,
+    token: String,
+    mut file: File,
+    stop: Stop,
+) -> anyhow::Result<(mpsc::Sender<()>, JoinHandle<()>)> {
     let (quit, quitting) = mpsc::channel();
     let beat = move || {
         while quitting.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
@@ -220,18 +260,26 @@ fn beat(directory: PathBuf, token: String, mut file: File, stop: Stop) -> anyhow
             }
             // Rewriting its first byte lets the file server's own clock set the time. On a full disk of a file system
             // that copies on write, the time alone can still be set. If neither works, the lease goes stale.
-            let renewed = file.seek(io::SeekFrom::Start(0)).and_then(|_| file.write_all(b"{"));
+            let renewed = file
+                .seek(io::SeekFrom::Start(0))
+                .and_then(|_| file.write_all(b"{"));
             let _ = renewed.or_else(|_| file.set_modified(SystemTime::now()));
         }
     };
-    let thread = thread::Builder::new().name("heartbeat".into()).spawn(beat).context("cannot start a thread")?;
+    let thread = thread::Builder::new()
+        .name("heartbeat".into())
+        .spawn(beat)
+        .context("cannot start a thread")?;
     Ok((quit, thread))
 }
 
 /// The time by the clock that stamps the lease: on a network file system that is the server's. Written to the lock file,
 /// whose content means nothing.
 fn now_there(mut lock: &File) -> SystemTime {
-    let stamped = lock.seek(io::SeekFrom::Start(0)).and_then(|_| lock.write_all(b"\n")).and_then(|()| lock.metadata()?.modified());
+    let stamped = lock
+        .seek(io::SeekFrom::Start(0))
+        .and_then(|_| lock.write_all(b"\n"))
+        .and_then(|()| lock.metadata()?.modified());
     stamped.unwrap_or_else(|_| SystemTime::now())
 }
 
@@ -251,7 +299,9 @@ fn is_dead(holder: &Holder) -> bool {
     };
     // Another boot or another container may be another machine of the same name: let the heartbeat decide.
     let space = |started: &str| started.rsplit_once(' ').map(|(space, _)| space.to_owned());
-    holder.host == host() && space(recorded) == space(&ours) && started(holder.pid).as_ref() != Some(recorded)
+    holder.host == host()
+        && space(recorded) == space(&ours)
+        && started(holder.pid).as_ref() != Some(recorded)
 }
 
 /// Boot, space of process numbers and start time of a process that runs; none where the system does not tell, and none
@@ -286,7 +336,9 @@ fn exists(_pid: u32) -> bool {
 
 fn host() -> String {
     let file = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = file.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
+    let name = file
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .or_else(|| std::env::var("COMPUTERNAME").ok());
     name.map_or_else(|| "unknown".into(), |name| name.trim().to_owned())
 }
 
@@ -315,11 +367,17 @@ mod tests {
         let path = directory.join(LEASE);
         fs::write(&path, serde_json::to_vec(holder).expect("JSON")).expect("written");
         let file = OpenOptions::new().write(true).open(&path).expect("opened");
-        file.set_modified(SystemTime::now() - silent_for).expect("time set");
+        file.set_modified(SystemTime::now() - silent_for)
+            .expect("time set");
     }
 
     fn holder_elsewhere() -> Holder {
-        Holder { token: "ab".into(), host: "another-host".into(), pid: 1, started: None }
+        Holder {
+            token: "ab".into(),
+            host: "another-host".into(),
+            pid: 1,
+            started: None,
+        }
     }
 
     #[test]
@@ -339,16 +397,25 @@ mod tests {
                         })
                     })
                     .collect();
-                claims.into_iter().map(|claim| claim.join().expect("no panic")).collect()
+                claims
+                    .into_iter()
+                    .map(|claim| claim.join().expect("no panic"))
+                    .collect()
             });
-            assert_eq!(won.iter().flatten().count(), 1, "stale lease there before: {stale}");
+            assert_eq!(
+                won.iter().flatten().count(),
+                1,
+                "stale lease there before: {stale}"
+            );
         }
     }
 
     /// Not a test by itself: the other process of the next test, which runs this test binary again.
     #[test]
     fn other_process() {
-        let Some(directory) = std::env::var_os("RELORA_TEST_LEASE_DIRECTORY") else { return };
+        let Some(directory) = std::env::var_os("RELORA_TEST_LEASE_DIRECTORY") else {
+            return;
+        };
         let lease = taken(claim(Path::new(&directory)));
         println!("{}", if lease.is_some() { "taken" } else { "held" });
         // Keeps the lease until the parent has seen all answers and closes the pipe, or kills.
@@ -358,23 +425,40 @@ mod tests {
     fn start_other_process(directory: &Path) -> std::process::Child {
         let program = std::env::current_exe().expect("test binary");
         let mut command = Command::new(program);
-        command.args(["lease::tests::other_process", "--exact", "--nocapture"]).env("RELORA_TEST_LEASE_DIRECTORY", directory);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started")
+        command
+            .args(["lease::tests::other_process", "--exact", "--nocapture"])
+            .env("RELORA_TEST_LEASE_DIRECTORY", directory);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started")
     }
 
     fn answer(child: &mut std::process::Child) -> String {
         use std::io::BufRead;
         let output = io::BufReader::new(child.stdout.take().expect("piped"));
         let mut lines = output.lines().map_while(Result::ok);
-        lines.find(|line| line.ends_with("taken") || line.ends_with("held")).unwrap_or_default()
+        lines
+            .find(|line| line.ends_with("taken") || line.ends_with("held"))
+            .unwrap_or_default()
     }
 
     #[test]
     fn of_many_processes_one_wins_and_when_it_is_killed_the_next_wins_at_once() {
         let directory = run_directory();
-        let mut children: Vec<_> = (0..4).map(|_| start_other_process(directory.path())).collect();
+        let mut children: Vec<_> = (0..4)
+            .map(|_| start_other_process(directory.path()))
+            .collect();
         let answers: Vec<String> = children.iter_mut().map(answer).collect();
-        assert_eq!(answers.iter().filter(|answer| answer.ends_with("taken")).count(), 1, "{answers:?}");
+        assert_eq!(
+            answers
+                .iter()
+                .filter(|answer| answer.ends_with("taken"))
+                .count(),
+            1,
+            "{answers:?}"
+        );
         assert!(matches!(claim(directory.path()), Claim::Held(_)));
         for child in &mut children {
             child.kill().expect("killed");
@@ -383,7 +467,10 @@ mod tests {
             // Not waited for yet: dead processes that nobody has reaped must not count as holders either.
             let begun = Instant::now();
             while taken(claim(directory.path())).is_none() {
-                assert!(begun.elapsed() < Duration::from_secs(5), "the lease of a killed process was not taken over");
+                assert!(
+                    begun.elapsed() < Duration::from_secs(5),
+                    "the lease of a killed process was not taken over"
+                );
                 thread::sleep(Duration::from_millis(10));
             }
         }
@@ -396,8 +483,13 @@ mod tests {
     fn a_silent_holder_elsewhere_loses_its_lease_and_a_lively_one_keeps_it() {
         let directory = run_directory();
         leave_lease(directory.path(), &holder_elsewhere(), STALE_AFTER / 2);
-        assert!(matches!(claim(directory.path()), Claim::Held(holder) if holder == holder_elsewhere()));
-        assert_eq!(holder(directory.path()).expect("readable"), Some(holder_elsewhere()));
+        assert!(
+            matches!(claim(directory.path()), Claim::Held(holder) if holder == holder_elsewhere())
+        );
+        assert_eq!(
+            holder(directory.path()).expect("readable"),
+            Some(holder_elsewhere())
+        );
         leave_lease(directory.path(), &holder_elsewhere(), STALE_AFTER * 2);
         assert_eq!(holder(directory.path()).expect("readable"), None);
         assert!(taken(claim(directory.path())).is_some());
@@ -405,37 +497,64 @@ mod tests {
 
     #[test]
     fn a_process_number_that_is_used_again_is_not_the_holder() {
-        let Some(started) = started(std::process::id()) else { return };
+        let Some(started) = started(std::process::id()) else {
+            return;
+        };
         let (space, start) = started.rsplit_once(' ').expect("three parts");
         let earlier = start.parse::<u64>().expect("clock ticks") - 1;
-        let ours = Holder { token: "ab".into(), host: host(), pid: std::process::id(), started: Some(started.clone()) };
-        let reused = Holder { started: Some(format!("{space} {earlier}")), ..ours.clone() };
-        let other_boot = Holder { started: Some(format!("x{space} {earlier}")), ..ours.clone() };
+        let ours = Holder {
+            token: "ab".into(),
+            host: host(),
+            pid: std::process::id(),
+            started: Some(started.clone()),
+        };
+        let reused = Holder {
+            started: Some(format!("{space} {earlier}")),
+            ..ours.clone()
+        };
+        let other_boot = Holder {
+            started: Some(format!("x{space} {earlier}")),
+            ..ours.clone()
+        };
         assert!(!is_dead(&ours));
         assert!(is_dead(&reused));
-        assert!(!is_dead(&other_boot), "perhaps another machine of the same name: the heartbeat decides");
+        assert!(
+            !is_dead(&other_boot),
+            "perhaps another machine of the same name: the heartbeat decides"
+        );
     }
 
     #[test]
     fn nothing_is_written_after_a_takeover_and_the_new_lease_stays() {
         let directory = run_directory();
         let stop = Stop::new(None);
-        let Claim::Taken(lease) = Lease::claim(directory.path(), &stop).expect("claim") else { panic!("held") };
+        let Claim::Taken(lease) = Lease::claim(directory.path(), &stop).expect("claim") else {
+            panic!("held")
+        };
         assert_eq!(lease.hold(|| Ok(7)).expect("ours"), 7);
         leave_lease(directory.path(), &holder_elsewhere(), Duration::ZERO);
-        let refused = lease.hold(|| -> anyhow::Result<()> { panic!("must not be called") }).expect_err("lost");
+        let refused = lease
+            .hold(|| -> anyhow::Result<()> { panic!("must not be called") })
+            .expect_err("lost");
         assert!(refused.is::<LostLease>());
         assert_eq!(stop.reason(), Some(Reason::LostLease));
         drop(lease);
-        assert_eq!(holder(directory.path()).expect("readable"), Some(holder_elsewhere()));
+        assert_eq!(
+            holder(directory.path()).expect("readable"),
+            Some(holder_elsewhere())
+        );
     }
 
     #[test]
     fn the_heartbeat_renews_the_lease_and_notices_its_loss() {
         let directory = run_directory();
         let stop = Stop::new(None);
-        let Claim::Taken(lease) = Lease::claim(directory.path(), &stop).expect("claim") else { panic!("held") };
-        let claimed = fs::metadata(directory.path().join(LEASE)).and_then(|metadata| metadata.modified()).expect("time");
+        let Claim::Taken(lease) = Lease::claim(directory.path(), &stop).expect("claim") else {
+            panic!("held")
+        };
+        let claimed = fs::metadata(directory.path().join(LEASE))
+            .and_then(|metadata| metadata.modified())
+            .expect("time");
         thread::sleep(HEARTBEAT + HEARTBEAT / 2);
         let (holder, renewed) = read(directory.path()).expect("readable").expect("there");
         assert!(renewed > claimed);

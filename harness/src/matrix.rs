@@ -3,7 +3,7 @@
 use crate::algorithm::{Algorithm, MethodSwitches};
 use crate::profile::{Profile, ProfileError};
 use crate::schedule::ScheduleError;
-use crate::settings::{NetworkName, ScheduleName, Scope, Settings};
+use crate::settings::{NetworkName, ScheduleName, Scope, Setting, Settings};
 use models::{Network, cost};
 use results::record::RowKeys;
 use serde::{Deserialize, Serialize};
@@ -111,8 +111,11 @@ pub fn cells(profile: &Profile, surroundings: &Surroundings) -> Result<Vec<Cell>
             }
         }
     }
-    let warm: Vec<(String, u64)> =
-        cells.iter().filter(|cell| cell.warm_start.is_some()).map(|cell| (cell.size.clone(), cell.seed)).collect();
+    let warm: Vec<(String, u64)> = cells
+        .iter()
+        .filter(|cell| cell.warm_start.is_some())
+        .map(|cell| (cell.size.clone(), cell.seed))
+        .collect();
     for cell in &mut cells {
         cell.hands_over = cell.method == "full" && warm.contains(&(cell.size.clone(), cell.seed));
     }
@@ -160,7 +163,12 @@ fn cell(
     cell.algorithm().map_err(|error| ProfileError::Value {
         origin: format!("{size} {method}"),
         key: error.key().into(),
-        value: cell.settings.show().into_iter().find(|(key, _)| *key == error.key()).map_or_else(String::new, |(_, value)| value.to_string()),
+        value: cell
+            .settings
+            .show()
+            .into_iter()
+            .find(|(key, _)| *key == error.key())
+            .map_or_else(String::new, |(_, value)| value.to_string()),
         why: error.to_string(),
     })?;
     Ok(cell)
@@ -195,7 +203,10 @@ impl Cell {
             layers: self.network.layers as usize,
             heads: self.network.heads as usize,
             vocabulary,
-            frozen_embedding_row: self.settings.freeze_last_embedding.then_some((vocabulary.max(1) - 1) as u32),
+            frozen_embedding_row: self
+                .settings
+                .freeze_last_embedding
+                .then_some((vocabulary.max(1) - 1) as u32),
         }
     }
 
@@ -212,10 +223,13 @@ impl Cell {
     #[must_use]
     pub fn determines(&self) -> serde_json::Value {
         let used = |key: &str| self.uses(key);
-        let settings: serde_json::Map<String, serde_json::Value> = match serde_json::to_value(&self.settings) {
-            Ok(serde_json::Value::Object(map)) => map.into_iter().filter(|(key, _)| used(key)).collect(),
-            _ => serde_json::Map::new(),
-        };
+        let settings: serde_json::Map<String, serde_json::Value> =
+            match serde_json::to_value(&self.settings) {
+                Ok(serde_json::Value::Object(map)) => {
+                    map.into_iter().filter(|(key, _)| used(key)).collect()
+                }
+                _ => serde_json::Map::new(),
+            };
         serde_json::json!({
             "seed": self.seed,
             "device": self.device,
@@ -232,9 +246,14 @@ impl Cell {
         let settings = &self.settings;
         match key {
             // Resolved in `network`, or a matter of what is kept.
-            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every" => false,
+            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every" => {
+                false
+            }
             "warm_start_steps" | "schedule_span" => settings.warm_start,
-            "restart_every" => settings.restarts || (settings.jagged && settings.cycle_steps == 0),
+            "restart_every" => {
+                settings.restarts
+                    || ((settings.jagged || settings.optimizer_reset) && settings.cycle_steps == 0)
+            }
             "cycle_steps" | "adjust_steps" => settings.jagged || settings.optimizer_reset,
             "rewarmup" => settings.jagged,
             "rewarmup_steps" => settings.jagged && settings.rewarmup,
@@ -252,7 +271,10 @@ impl Cell {
         let defaults = Settings::default();
         let mut settings = self.settings.clone();
         for (key, value) in defaults.show() {
-            if Settings::KEYS.iter().any(|(known, scope)| *known == key && *scope == Scope::Method) {
+            if Settings::KEYS
+                .iter()
+                .any(|(known, scope)| *known == key && *scope == Scope::Method)
+            {
                 // A key's own default is a value of its kind.
                 let _ = settings.set(key, &value);
             }
@@ -312,6 +334,7 @@ impl Cell {
             dialect: self.dialect.clone(),
             low_rank: settings.low_rank,
             rank: settings.low_rank.then_some(settings.rank),
+            base: settings.low_rank.then(|| settings.base.show().as_str().unwrap_or_default().to_owned()),
             restarts: settings.restarts,
             optimizer_reset: settings.optimizer_reset,
             jagged: settings.jagged,

@@ -63,16 +63,26 @@ impl Plan {
     pub fn read(suite: &Path) -> Result<Plan> {
         let path = suite.join(FILE);
         if !path.exists() {
-            let message = format!("{}: not a suite of relora (it has no {FILE})", suite.display());
+            let message = format!(
+                "{}: not a suite of relora (it has no {FILE})",
+                suite.display()
+            );
             return Err(UserError::new(message).into());
         }
         let text = files::read_to_string(&path)?;
         let plan: Plan = toml::from_str(&text).map_err(|error| {
-            UserError::new(format!("{}: not a plan of this program: {}", path.display(), error.message().replace('\n', ", ")))
+            UserError::new(format!(
+                "{}: not a plan of this program: {}",
+                path.display(),
+                error.message().replace('\n', ", ")
+            ))
         })?;
         if plan.schema != SCHEMA {
             let found = plan.schema;
-            let message = format!("{}: schema {found}, this program reads {SCHEMA}", path.display());
+            let message = format!(
+                "{}: schema {found}, this program reads {SCHEMA}",
+                path.display()
+            );
             return Err(UserError::new(message).into());
         }
         Ok(plan)
@@ -93,7 +103,11 @@ impl Plan {
     /// A cell of the same name that is determined otherwise, with the fields that differ.
     pub fn over(mut self, earlier: &Plan, suite: &Path) -> Result<Plan, UserError> {
         for old in &earlier.cells {
-            let Some(new) = self.cells.iter_mut().find(|cell| cell.directory() == old.directory()) else {
+            let Some(new) = self
+                .cells
+                .iter_mut()
+                .find(|cell| cell.directory() == old.directory())
+            else {
                 self.cells.push(old.clone());
                 continue;
             };
@@ -109,6 +123,7 @@ impl Plan {
             // Which checkpoints stay must not be forgotten because a part of the matrix was asked for.
             new.hands_over |= old.hands_over;
         }
+        self.calibration = self.calibration.or_else(|| earlier.calibration.clone());
         Ok(self)
     }
 
@@ -125,11 +140,22 @@ impl Plan {
 pub fn differences(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
     fn walk(path: &str, old: &serde_json::Value, new: &serde_json::Value, found: &mut Vec<String>) {
         if let (Some(left), Some(right)) = (old.as_object(), new.as_object()) {
-            let keys = left.keys().chain(right.keys().filter(|key| !left.contains_key(*key)));
+            let keys = left
+                .keys()
+                .chain(right.keys().filter(|key| !left.contains_key(*key)));
             for key in keys {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
                 let none = serde_json::Value::Null;
-                walk(&path, left.get(key).unwrap_or(&none), right.get(key).unwrap_or(&none), found);
+                walk(
+                    &path,
+                    left.get(key).unwrap_or(&none),
+                    right.get(key).unwrap_or(&none),
+                    found,
+                );
             }
         } else if old != new {
             found.push(format!("{path} = {old}, not {new}"));
@@ -155,20 +181,26 @@ impl FromStr for Budget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Budget, String> {
-        let right = "must be a time (90m, 24h, 2d, 8 gpu-hours), tokens (2B tokens) or FLOPs (1e19 FLOPs)";
+        let right =
+            "must be a time (90m, 24h, 2d, 8 gpu-hours), tokens (2B tokens) or FLOPs (1e19 FLOPs)";
         let wrong = |why: &str| Err(format!("budget `{text}`: {why}"));
         let trimmed = text.trim();
         let digits = trimmed
             .char_indices()
             .find(|(index, letter)| {
                 let exponent = matches!(letter, 'e' | 'E')
-                    && trimmed[index + 1..].starts_with(|next: char| next.is_ascii_digit() || next == '+' || next == '-');
-                let sign = matches!(letter, '+' | '-') && (*index == 0 || trimmed[..*index].ends_with(['e', 'E']));
+                    && trimmed[index + 1..].starts_with(|next: char| {
+                        next.is_ascii_digit() || next == '+' || next == '-'
+                    });
+                let sign = matches!(letter, '+' | '-')
+                    && (*index == 0 || trimmed[..*index].ends_with(['e', 'E']));
                 !(letter.is_ascii_digit() || *letter == '.' || exponent || sign)
             })
             .map_or(trimmed.len(), |(index, _)| index);
         let (number, unit) = trimmed.split_at(digits);
-        let Ok(number) = number.parse::<f64>() else { return wrong(right) };
+        let Ok(number) = number.parse::<f64>() else {
+            return wrong(right);
+        };
         if !(number.is_finite() && number > 0.0) {
             return wrong("must be more than 0");
         }
@@ -228,9 +260,9 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
     let cost = |cells: &[Cell]| match (budget, &plan.calibration) {
         (Budget::Tokens(_), _) => Ok(cells.iter().map(|cell| cell.planned_tokens() as f64).sum()),
         (Budget::Flops(_), _) => Ok(cells.iter().map(Cell::flops).sum::<f64>()),
-        (Budget::Time(_), Some(calibration)) => {
-            Ok(cells.iter().map(Cell::flops).sum::<f64>() / calibration.flops_per_second / plan.jobs as f64)
-        }
+        (Budget::Time(_), Some(calibration)) => Ok(cells.iter().map(Cell::flops).sum::<f64>()
+            / calibration.flops_per_second
+            / plan.jobs as f64),
         (Budget::Time(_), None) => Err(UserError::new("a budget in time needs a calibration")),
     };
     let most = match budget {
@@ -241,14 +273,28 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
         return Ok(());
     }
     let unit = plan.cells.iter().map(unit).fold(0, gcd);
-    let scaled = |units: u64| -> Vec<Cell> { plan.cells.iter().map(|cell| shortened(cell, unit, units)).collect() };
+    let scaled = |units: u64| -> Vec<Cell> {
+        plan.cells
+            .iter()
+            .map(|cell| shortened(cell, unit, units))
+            .collect()
+    };
     // Costs grow with the units: the largest number that fits, by halving.
     let (mut fits, mut exceeds) = (0, unit);
     while exceeds - fits > 1 {
         let middle = fits + (exceeds - fits) / 2;
-        if cost(&scaled(middle))? <= most { fits = middle } else { exceeds = middle }
+        if cost(&scaled(middle))? <= most {
+            fits = middle
+        } else {
+            exceeds = middle
+        }
     }
-    let smallest = plan.cells.iter().map(|cell| least_units(cell, unit)).max().unwrap_or(1);
+    let smallest = plan
+        .cells
+        .iter()
+        .map(|cell| least_units(cell, unit))
+        .max()
+        .unwrap_or(1);
     if fits < smallest {
         let least = cost(&scaled(smallest))?;
         let least = match budget {
@@ -262,12 +308,27 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
         )));
     }
     plan.cells = scaled(fits);
+    for cell in &plan.cells {
+        if let Err(error) = cell.algorithm() {
+            return Err(UserError::new(format!(
+                "budget {budget}: {} shortened to it: {error}",
+                cell.directory()
+            )));
+        }
+    }
     Ok(())
 }
 
 /// The greatest length that divides all the lengths which must keep their proportions.
 fn unit(cell: &Cell) -> u64 {
-    let Settings { steps, restart_every, restarts, jagged, optimizer_reset, .. } = cell.settings;
+    let Settings {
+        steps,
+        restart_every,
+        restarts,
+        jagged,
+        optimizer_reset,
+        ..
+    } = cell.settings;
     let mut lengths = vec![steps, cell.settings.warm_start_length()];
     if restarts {
         lengths.push(restart_every);
@@ -280,12 +341,20 @@ fn unit(cell: &Cell) -> u64 {
 
 /// The fewest units at which every cycle still has a restart and a warm-up.
 fn least_units(cell: &Cell, unit: u64) -> u64 {
-    let shortest = if cell.settings.restarts { cell.settings.restart_every } else { cell.settings.steps };
+    let shortest = if cell.settings.restarts {
+        cell.settings.restart_every
+    } else {
+        cell.settings.steps
+    };
     (4 * unit).div_ceil(shortest).max(1)
 }
 
 fn gcd(left: u64, right: u64) -> u64 {
-    if right == 0 { left } else { gcd(right, left % right) }
+    if right == 0 {
+        left
+    } else {
+        gcd(right, left % right)
+    }
 }
 
 fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
@@ -299,6 +368,7 @@ fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
     settings.cycle_steps = exact(settings.cycle_steps);
     settings.warmup_steps = about(settings.warmup_steps);
     settings.rewarmup_steps = about(settings.rewarmup_steps);
+    settings.adjust_steps = exact(settings.adjust_steps);
     settings.evaluate_every = about(settings.evaluate_every);
     if let Some(stage) = &mut cell.warm_start {
         stage.warmup_steps = about(stage.warmup_steps);
@@ -311,21 +381,46 @@ fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
 ///
 /// # Errors
 /// A device that is not there, or fails.
-pub fn calibrate(cells: &[Cell], device: Device, precision: Precision) -> Result<Option<Calibration>> {
+pub fn calibrate(
+    cells: &[Cell],
+    device: Device,
+    precision: Precision,
+) -> Result<Option<Calibration>> {
     let full_rank = cells.iter().filter(|cell| !cell.settings.low_rank);
     let smallest = full_rank.chain(cells).min_by(|left, right| {
-        (left.settings.low_rank, left.network().parameters()).cmp(&(right.settings.low_rank, right.network().parameters()))
+        (left.settings.low_rank, left.network().parameters())
+            .cmp(&(right.settings.low_rank, right.network().parameters()))
     });
-    let Some(cell) = smallest else { return Ok(None) };
+    let Some(cell) = smallest else {
+        return Ok(None);
+    };
     let (network, length) = (cell.network(), cell.settings.sequence_length as usize);
     let rows = (cell.settings.micro_batch_size as usize).min(8192usize.div_ceil(length));
     let draws = Seeded { seed: 0 };
-    let adamw = cell.algorithm().map_err(|error| UserError::new(error.to_string()))?.adamw;
+    let adamw = cell
+        .algorithm()
+        .map_err(|error| UserError::new(error.to_string()))?
+        .adamw;
     let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
-    let tokens: Vec<u32> = (0..rows * length).map(|index| (index * 7919 % network.vocabulary) as u32).collect();
+    let tokens: Vec<u32> = (0..rows * length)
+        .map(|index| (index * 7919 % network.vocabulary) as u32)
+        .collect();
     let train = |learner: &mut dyn Learner, step: u64| -> Result<()> {
-        learner.accumulate(Batch { inputs: &tokens, targets: &tokens, rows, length, index: step }, 1.0 / tokens.len() as f64);
-        learner.update(Update { step, learning_rate: 0.0, grad_clip: None });
+        learner.accumulate(
+            Batch {
+                inputs: &tokens,
+                targets: &tokens,
+                rows,
+                length,
+                index: step,
+            },
+            1.0 / tokens.len() as f64,
+        );
+        learner.update(Update {
+            step,
+            learning_rate: 0.0,
+            grad_clip: None,
+        });
         learner.drain()?;
         Ok(())
     };
@@ -335,13 +430,19 @@ pub fn calibrate(cells: &[Cell], device: Device, precision: Precision) -> Result
     train(&mut *learner, 2)?;
     let seconds = start.elapsed().as_secs_f64().max(1e-9);
     let flops = cost::flops_per_token(&network, None, length) * (2 * rows * length) as f64;
-    Ok(Some(Calibration { size: cell.size.clone(), flops_per_second: flops / seconds }))
+    Ok(Some(Calibration {
+        size: cell.size.clone(),
+        flops_per_second: flops / seconds,
+    }))
 }
 
 /// Memory of a cell by class, in the stage that takes most.
 #[must_use]
 pub fn bytes(cell: &Cell, precision: Precision) -> cost::Bytes {
-    let (rows, length) = (cell.settings.micro_batch_size as usize, cell.settings.sequence_length as usize);
+    let (rows, length) = (
+        cell.settings.micro_batch_size as usize,
+        cell.settings.sequence_length as usize,
+    );
     let low_rank = MethodSwitches::of(&cell.settings).low_rank;
     let own = cost::bytes(&cell.network(), low_rank.as_ref(), precision, rows, length);
     if cell.settings.warm_start {
@@ -361,8 +462,15 @@ mod tests {
 
     fn plan(profile: &str) -> Plan {
         let profile = Profile::load(profile, &[]).expect("loads");
-        let data = DataKeys { hash: "0".into(), vocabulary: profile.data.vocabulary };
-        let surroundings = Surroundings { data, device: "cpu".into(), precision: "f32".into() };
+        let data = DataKeys {
+            hash: "0".into(),
+            vocabulary: profile.data.vocabulary,
+        };
+        let surroundings = Surroundings {
+            data,
+            device: "cpu".into(),
+            precision: "f32".into(),
+        };
         Plan {
             schema: SCHEMA,
             profile: profile.name.clone(),
@@ -372,7 +480,10 @@ mod tests {
             jobs: 2,
             threads: 1,
             budget: None,
-            calibration: Some(Calibration { size: "nano".into(), flops_per_second: 1e10 }),
+            calibration: Some(Calibration {
+                size: "nano".into(),
+                flops_per_second: 1e10,
+            }),
             cells: matrix::cells(&profile, &surroundings).expect("cells"),
         }
     }
@@ -389,9 +500,22 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
-        for text in ["0h", "-3h", "nan h", "1e300 d", "soon", "24", "2X tokens", "", "h"] {
+        for text in [
+            "0h",
+            "-3h",
+            "nan h",
+            "1e300 d",
+            "soon",
+            "24",
+            "2X tokens",
+            "",
+            "h",
+        ] {
             let message = text.parse::<Budget>().expect_err(text);
-            assert!(message.starts_with(&format!("budget `{text}`: ")), "{message}");
+            assert!(
+                message.starts_with(&format!("budget `{text}`: ")),
+                "{message}"
+            );
         }
     }
 
@@ -403,18 +527,34 @@ mod tests {
             let mut half = whole.clone();
             fit(&mut half, Budget::Tokens(tokens as f64 * 0.5)).expect("fits");
             let left: u64 = half.cells.iter().map(Cell::planned_tokens).sum();
-            assert!(left * 2 <= tokens && left * 5 > tokens, "{profile}: {left} of {tokens}");
+            assert!(
+                left * 2 <= tokens && left * 5 > tokens,
+                "{profile}: {left} of {tokens}"
+            );
             for (long, short) in whole.cells.iter().zip(&half.cells) {
-                let (long, short) = (long.algorithm().expect("long"), short.algorithm().expect("short"));
+                let (long, short) = (
+                    long.algorithm().expect("long"),
+                    short.algorithm().expect("short"),
+                );
                 let count = |algorithm: &crate::algorithm::Algorithm| {
-                    (1..=algorithm.steps).filter(|done| algorithm.restarts.after(*done)).count()
+                    (1..=algorithm.steps)
+                        .filter(|done| algorithm.restarts.after(*done))
+                        .count()
                 };
                 assert_eq!(count(&long), count(&short));
             }
-            let steps: std::collections::BTreeSet<_> =
-                half.cells.iter().map(|cell| (cell.size.clone(), cell.settings.steps)).collect();
-            let sizes: std::collections::BTreeSet<_> = half.cells.iter().map(|cell| cell.size.clone()).collect();
-            assert_eq!(steps.len(), sizes.len(), "every method of a size keeps the same tokens");
+            let steps: std::collections::BTreeSet<_> = half
+                .cells
+                .iter()
+                .map(|cell| (cell.size.clone(), cell.settings.steps))
+                .collect();
+            let sizes: std::collections::BTreeSet<_> =
+                half.cells.iter().map(|cell| cell.size.clone()).collect();
+            assert_eq!(
+                steps.len(),
+                sizes.len(),
+                "every method of a size keeps the same tokens"
+            );
         }
     }
 
@@ -424,7 +564,9 @@ mod tests {
         let mut same = whole.clone();
         fit(&mut same, Budget::Flops(1e30)).expect("fits");
         assert_eq!(same, whole);
-        let message = fit(&mut same, Budget::Tokens(10.0)).expect_err("too small").to_string();
+        let message = fit(&mut same, Budget::Tokens(10.0))
+            .expect_err("too small")
+            .to_string();
         assert!(message.contains("the least is"), "{message}");
     }
 
@@ -438,7 +580,10 @@ mod tests {
         assert_eq!(grown.cells.len(), old.cells.len());
         other.cells[0].settings.learning_rate *= 2.0;
         let message = other.over(&old, suite).expect_err("differs").to_string();
-        assert!(message.contains("settings.learning_rate = 0.003, not 0.006"), "{message}");
+        assert!(
+            message.contains("settings.learning_rate = 0.003, not 0.006"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -447,8 +592,17 @@ mod tests {
             let plan = plan(profile);
             for cell in plan.cells.iter().filter(|cell| cell.warm_start.is_some()) {
                 let named = cell.warm_start_cell().expect("warm start");
-                let full = plan.cells.iter().find(|other| other.directory() == named.directory()).expect("full");
-                assert_eq!(named.determines(), full.determines(), "{}", cell.directory());
+                let full = plan
+                    .cells
+                    .iter()
+                    .find(|other| other.directory() == named.directory())
+                    .expect("full");
+                assert_eq!(
+                    named.determines(),
+                    full.determines(),
+                    "{}",
+                    cell.directory()
+                );
                 assert!(full.hands_over);
             }
         }

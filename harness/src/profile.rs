@@ -3,8 +3,10 @@
 //! A profile is read as a list of [`Entry`]s, each a key path with its value and where it was written. The profile that it
 //! extends comes before it, `--set` after it, so that one mechanism carries every layer and a message can name file, line
 //! and key whoever finds the fault. From least to most specific a key of a run is set by: the defaults, `[settings]`,
-//! `[size.S]`, the method's preset, the dialect, `[method.M]`, `[size.S.method.M]`, and a bare `--set KEY=VALUE`.
+//! `[size.S]`, the method's preset, the dialect, `[method.M]` and `[size.S.method.M]` (those of the preset's name before those
+//! of the method's own), and a bare `--set KEY=VALUE`.
 
+use crate::algorithm::MethodSwitches;
 use crate::recipe::{self, PRESETS};
 use crate::settings::{Scope, Setting, Settings, suggestion};
 use models::Network;
@@ -17,7 +19,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("smoke", include_str!("profiles/smoke.toml")),
     ("laptop", include_str!("profiles/laptop.toml")),
     ("laptop-rates", include_str!("profiles/laptop-rates.toml")),
-    ("ablations-laptop", include_str!("profiles/ablations-laptop.toml")),
+    (
+        "ablations-laptop",
+        include_str!("profiles/ablations-laptop.toml"),
+    ),
     ("paper", include_str!("profiles/paper.toml")),
     ("ablations", include_str!("profiles/ablations.toml")),
 ];
@@ -175,8 +180,19 @@ const DATA_KEYS: &[&str] = &[
     "validation_tokens",
     "bad_line_share",
 ];
-const TOP_KEYS: &[&str] =
-    &["description", "extends", "seeds", "sizes", "methods", "dialect", "jobs", "data", "settings", "size", "method"];
+const TOP_KEYS: &[&str] = &[
+    "description",
+    "extends",
+    "seeds",
+    "sizes",
+    "methods",
+    "dialect",
+    "jobs",
+    "data",
+    "settings",
+    "size",
+    "method",
+];
 
 /// A checked profile.
 #[derive(Clone, Debug)]
@@ -236,10 +252,15 @@ impl Profile {
                 ["dialect"] => profile.dialect = entry.read()?,
                 ["jobs"] => profile.jobs = entry.read()?,
                 ["data", key] => profile.set_data(key, entry)?,
-                ["settings", key] | ["size", _, key] | ["method", _, key] | ["size", _, "method", _, key] => {
+                ["settings", key]
+                | ["size", _, key]
+                | ["method", _, key]
+                | ["size", _, "method", _, key] => {
                     check_key(key, entry)?;
                 }
-                [key] if Settings::KEYS.iter().any(|(known, _)| *known == key) && entry.origin == SET => {}
+                [key]
+                    if Settings::KEYS.iter().any(|(known, _)| *known == key)
+                        && entry.origin == SET => {}
                 [key, ..] => {
                     return Err(ProfileError::UnknownKey {
                         origin: entry.origin.clone(),
@@ -248,7 +269,11 @@ impl Profile {
                             "must be data.KEY, settings.KEY, size.SIZE.KEY, method.METHOD.KEY or size.SIZE.method.METHOD.KEY"
                                 .into()
                         } else if entry.origin == SET {
-                            let keys = [TOP_KEYS.to_vec(), Settings::KEYS.iter().map(|(key, _)| *key).collect()].concat();
+                            let keys = [
+                                TOP_KEYS.to_vec(),
+                                Settings::KEYS.iter().map(|(key, _)| *key).collect(),
+                            ]
+                            .concat();
                             suggestion(key, &keys)
                         } else {
                             suggestion(key, TOP_KEYS)
@@ -271,12 +296,19 @@ impl Profile {
                     return Err(entry.wrong("must be \"crates\" or \"path\""));
                 }
             }
-            "paths" => self.data.paths = entry.read_list::<String>()?.into_iter().map(PathBuf::from).collect(),
+            "paths" => {
+                self.data.paths = entry
+                    .read_list::<String>()?
+                    .into_iter()
+                    .map(PathBuf::from)
+                    .collect()
+            }
             "field" => self.data.field = entry.read()?,
             "vocabulary" => {
                 self.data.vocabulary = entry.read()?;
                 if !(257..=1 << 20).contains(&self.data.vocabulary) {
-                    return Err(entry.wrong("must be between 257 (256 bytes and the end of text) and 1048576"));
+                    return Err(entry
+                        .wrong("must be between 257 (256 bytes and the end of text) and 1048576"));
                 }
             }
             "tokenizer" => self.data.tokenizer = Some(PathBuf::from(entry.read::<String>()?)),
@@ -313,27 +345,28 @@ impl Profile {
         self.check()
     }
 
-    /// The one cell's matrix that `relora train` runs.
-    ///
-    /// # Errors
-    /// An unknown size or method.
-    pub fn set_cell(&mut self, size: &str, method: &str, seed: u64) -> Result<(), ProfileError> {
-        self.sizes = vec![size.into()];
-        self.methods = vec![method.into()];
-        self.seeds = vec![seed];
-        self.check()
-    }
-
     fn check(&self) -> Result<(), ProfileError> {
-        let missing = |key, why| Err(ProfileError::Missing { profile: self.name.clone(), key, why });
+        let missing = |key, why| {
+            Err(ProfileError::Missing {
+                profile: self.name.clone(),
+                key,
+                why,
+            })
+        };
         if self.seeds.is_empty() {
-            return missing("seeds", "must be a list of whole numbers, for instance [1, 2, 3]");
+            return missing(
+                "seeds",
+                "must be a list of whole numbers, for instance [1, 2, 3]",
+            );
         }
         if self.sizes.is_empty() {
             return missing("sizes", "must be a list of sizes, for instance [\"60m\"]");
         }
         if self.methods.is_empty() {
-            return missing("methods", "must be a list of methods, for instance [\"full\", \"relora\"]");
+            return missing(
+                "methods",
+                "must be a list of methods, for instance [\"full\", \"relora\"]",
+            );
         }
         for (key, names) in [("sizes", &self.sizes), ("methods", &self.methods)] {
             if let Some(name) = repeated(names) {
@@ -343,8 +376,15 @@ impl Profile {
         if let Some(seed) = repeated(&self.seeds) {
             return Err(self.wrong_list("seeds", format!("{seed} is there twice")));
         }
-        if let Some(seed) = self.seeds.iter().find(|seed| i64::try_from(**seed).is_err()) {
-            return Err(self.wrong_list("seeds", format!("{seed} is too large: at most {}", i64::MAX)));
+        if let Some(seed) = self
+            .seeds
+            .iter()
+            .find(|seed| i64::try_from(**seed).is_err())
+        {
+            return Err(self.wrong_list(
+                "seeds",
+                format!("{seed} is too large: at most {}", i64::MAX),
+            ));
         }
         if !recipe::dialect_names().contains(&self.dialect.as_str()) {
             return Err(unknown("dialect", &self.dialect, &recipe::dialect_names()));
@@ -363,7 +403,12 @@ impl Profile {
             || (format!("--{key}"), String::new()),
             |entry| (entry.origin.clone(), entry.value.to_string()),
         );
-        ProfileError::Value { origin, key: key.into(), value, why }
+        ProfileError::Value {
+            origin,
+            key: key.into(),
+            value,
+            why,
+        }
     }
 
     /// The preset that a method is, or is derived from.
@@ -371,7 +416,11 @@ impl Profile {
     /// # Errors
     /// A method that is neither a preset nor has `preset` in its section.
     pub fn preset(&self, method: &str) -> Result<String, ProfileError> {
-        let entry = self.entries.iter().rev().find(|entry| entry.path == ["method", method, "preset"]);
+        let entry = self
+            .entries
+            .iter()
+            .rev()
+            .find(|entry| entry.path == ["method", method, "preset"]);
         let name = entry.map_or(Ok(method.to_owned()), Entry::read)?;
         if recipe::preset_names().contains(&name.as_str()) {
             return Ok(name);
@@ -385,7 +434,10 @@ impl Profile {
 
     /// Methods that the profile itself defines.
     fn own_methods(&self) -> Vec<&str> {
-        let presets = self.entries.iter().filter(|entry| entry.path.len() == 3 && entry.path[2] == "preset");
+        let presets = self
+            .entries
+            .iter()
+            .filter(|entry| entry.path.len() == 3 && entry.path[2] == "preset");
         presets.map(|entry| entry.path[1].as_str()).collect()
     }
 
@@ -398,7 +450,9 @@ impl Profile {
         let mut origins: Vec<(String, &Entry)> = Vec::new();
         let mut lay = |settings: &mut Settings, path: &[&str]| -> Result<(), ProfileError> {
             for entry in &self.entries {
-                let Some((key, prefix)) = entry.path.split_last() else { continue };
+                let Some((key, prefix)) = entry.path.split_last() else {
+                    continue;
+                };
                 if prefix != path || key == "preset" {
                     continue;
                 }
@@ -418,12 +472,27 @@ impl Profile {
         lay(&mut settings, &["settings"])?;
         lay(&mut settings, &["size", size])?;
         let preset = self.preset(method)?;
-        let layer = PRESETS.iter().find(|known| known.name == preset).map_or_else(Vec::new, |known| (known.layer)());
+        let layer = PRESETS
+            .iter()
+            .find(|known| known.name == preset)
+            .map_or_else(Vec::new, |known| (known.layer)());
         lay_data(&mut settings, layer);
-        let dialect = recipe::DIALECTS.iter().find(|dialect| dialect.name == self.dialect);
-        lay_data(&mut settings, dialect.map_or_else(Vec::new, |dialect| (dialect.layer)(&preset)));
-        lay(&mut settings, &["method", method])?;
-        lay(&mut settings, &["size", size, "method", method])?;
+        let dialect = recipe::DIALECTS
+            .iter()
+            .find(|dialect| dialect.name == self.dialect);
+        lay_data(
+            &mut settings,
+            dialect.map_or_else(Vec::new, |dialect| (dialect.layer)(&preset)),
+        );
+        // A method derived from another takes over what the profile says of that one.
+        let mut names = vec![preset.as_str(), method];
+        names.dedup();
+        for name in &names {
+            lay(&mut settings, &["method", name])?;
+        }
+        for name in &names {
+            lay(&mut settings, &["size", size, "method", name])?;
+        }
         // A bare `--set KEY=VALUE` has no path before the key and is the most specific of all.
         lay(&mut settings, &[])?;
 
@@ -431,18 +500,26 @@ impl Profile {
             let written = origins.iter().rev().find(|(known, _)| known == key);
             let shown = settings.show().into_iter().find(|(known, _)| *known == key);
             ProfileError::Value {
-                origin: written.map_or_else(|| format!("{size} {method}"), |(_, entry)| entry.origin.clone()),
+                origin: written.map_or_else(
+                    || format!("{size} {method}"),
+                    |(_, entry)| entry.origin.clone(),
+                ),
                 key: written.map_or_else(|| key.to_owned(), |(_, entry)| entry.key()),
                 value: shown.map_or_else(String::new, |(_, value)| value.to_string()),
                 why,
             }
         };
-        settings.check().map_err(|found| wrong(found.key, found.why))?;
+        settings
+            .check()
+            .map_err(|found| wrong(found.key, found.why))?;
         let network = self.network(size, &settings)?;
-        network.check().map_err(|error| wrong("hidden", error.to_string()))?;
-        if settings.low_rank && settings.rank > network.hidden as u64 {
-            let why = format!("larger than the layers of size {size}, whose smallest side is {}", network.hidden);
-            return Err(wrong("rank", why));
+        network
+            .check()
+            .map_err(|error| wrong("hidden", error.to_string()))?;
+        if let Some(low_rank) = MethodSwitches::of(&settings).low_rank {
+            low_rank
+                .check(&network)
+                .map_err(|error| wrong("rank", format!("size {size}: {error}")))?;
         }
         Ok((settings, network))
     }
@@ -450,7 +527,13 @@ impl Profile {
     /// The size's own network, by name or by the four numbers in its section.
     fn network(&self, size: &str, settings: &Settings) -> Result<Network, ProfileError> {
         let vocabulary = self.data.vocabulary as usize;
-        let own = [settings.hidden, settings.intermediate, settings.layers, settings.heads].map(|value| value as usize);
+        let own = [
+            settings.hidden,
+            settings.intermediate,
+            settings.layers,
+            settings.heads,
+        ]
+        .map(|value| value as usize);
         let mut network = match Network::named(size, vocabulary) {
             Some(network) => network,
             None if own.iter().all(|value| *value > 0) => Network {
@@ -480,24 +563,37 @@ impl Profile {
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut root = toml::Table::new();
-        let bare = |entry: &&Entry| entry.path.len() == 1 && !TOP_KEYS.contains(&entry.path[0].as_str());
+        let bare =
+            |entry: &&Entry| entry.path.len() == 1 && !TOP_KEYS.contains(&entry.path[0].as_str());
         for (key, value) in Settings::default().show() {
             insert(&mut root, &["settings".into(), key.into()], value);
         }
-        let layered = self.entries.iter().filter(|entry| !bare(entry) && entry.path != ["extends"]);
+        let layered = self
+            .entries
+            .iter()
+            .filter(|entry| !bare(entry) && entry.path != ["extends"]);
         for entry in layered {
             insert(&mut root, &entry.path, entry.value.clone());
         }
-        let list = |names: &[String]| Value::Array(names.iter().cloned().map(Value::String).collect());
+        let list =
+            |names: &[String]| Value::Array(names.iter().cloned().map(Value::String).collect());
         insert(&mut root, &["sizes".into()], list(&self.sizes));
         insert(&mut root, &["methods".into()], list(&self.methods));
-        insert(&mut root, &["seeds".into()], Value::Array(self.seeds.iter().map(Setting::show).collect()));
+        insert(
+            &mut root,
+            &["seeds".into()],
+            Value::Array(self.seeds.iter().map(Setting::show).collect()),
+        );
         for entry in self.entries.iter().filter(bare) {
             let key = entry.path[0].as_str();
             let shared = Self::size_keys().contains(&key);
             for size in &self.sizes {
                 // In the most specific section that the key may stand in.
-                let of_methods = self.methods.iter().filter(|_| !shared).map(|method| vec!["size", size, "method", method, key]);
+                let of_methods = self
+                    .methods
+                    .iter()
+                    .filter(|_| !shared)
+                    .map(|method| vec!["size", size, "method", method, key]);
                 let of_size = shared.then(|| vec!["size", size, key]);
                 for path in of_methods.chain(of_size) {
                     let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
@@ -511,7 +607,11 @@ impl Profile {
     /// The keys of `settings.rs` that every method of a size must share, with their values, for a message.
     #[must_use]
     pub fn size_keys() -> Vec<&'static str> {
-        Settings::KEYS.iter().filter(|(_, scope)| *scope == Scope::Size).map(|(key, _)| *key).collect()
+        Settings::KEYS
+            .iter()
+            .filter(|(_, scope)| *scope == Scope::Size)
+            .map(|(key, _)| *key)
+            .collect()
     }
 }
 
@@ -519,16 +619,29 @@ impl Profile {
 const SET: &str = "--set";
 
 fn unknown(kind: &'static str, name: &str, names: &[&str]) -> ProfileError {
-    ProfileError::UnknownName { kind, name: name.into(), suggestion: suggestion(name, names) }
+    ProfileError::UnknownName {
+        kind,
+        name: name.into(),
+        suggestion: suggestion(name, names),
+    }
 }
 
 fn repeated<T: PartialEq>(values: &[T]) -> Option<&T> {
-    values.iter().enumerate().find(|(index, value)| values[..*index].contains(value)).map(|(_, value)| value)
+    values
+        .iter()
+        .enumerate()
+        .find(|(index, value)| values[..*index].contains(value))
+        .map(|(_, value)| value)
 }
 
 /// A key of a settings section must exist, and one that methods must share may not be set for a method.
 fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
-    let for_method = entry.path.iter().rev().nth(2).is_some_and(|section| section == "method");
+    let for_method = entry
+        .path
+        .iter()
+        .rev()
+        .nth(2)
+        .is_some_and(|section| section == "method");
     if for_method && key == "preset" && entry.path.len() == 3 {
         return Ok(());
     }
@@ -539,13 +652,15 @@ fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
             Err(ProfileError::UnknownKey {
                 origin: entry.origin.clone(),
                 key: entry.key(),
-                suggestion: format!("did you mean `{near}`? `relora bench-all --print-config` lists all keys"),
+                suggestion: format!(
+                    "did you mean `{near}`? `relora bench-all --print-config` lists all keys"
+                ),
             })
         }
         // `--set` may still give one to a bare key: it then holds for every method alike.
-        Some((_, Scope::Size)) if for_method => {
-            Err(entry.wrong("must be the same for all methods of a size: set it in [settings] or [size.SIZE]"))
-        }
+        Some((_, Scope::Size)) if for_method => Err(entry.wrong(
+            "must be the same for all methods of a size: set it in [settings] or [size.SIZE]",
+        )),
         Some(_) => {
             let value = Settings::default().set(key, &entry.value);
             if let Some(Err(expected)) = value {
@@ -561,16 +676,32 @@ fn read_layer(name: &str, entries: &mut Vec<Entry>, depth: usize) -> Result<Stri
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
     let path = Path::new(name);
     let (file, stem, text) = match built_in {
-        Some((known, text)) => (format!("{known}.toml"), (*known).to_owned(), (*text).to_owned()),
-        None if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ProfileError::Unreadable { path: path.to_owned(), error })?;
-            let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy().into_owned());
+        Some((known, text)) => (
+            format!("{known}.toml"),
+            (*known).to_owned(),
+            (*text).to_owned(),
+        ),
+        None if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+            || path.is_file() =>
+        {
+            let text = std::fs::read_to_string(path).map_err(|error| ProfileError::Unreadable {
+                path: path.to_owned(),
+                error,
+            })?;
+            let stem = path.file_stem().map_or_else(
+                || "profile".into(),
+                |stem| stem.to_string_lossy().into_owned(),
+            );
             (name.to_owned(), stem, text)
         }
         None => {
             let names: Vec<&str> = BUILT_IN.iter().map(|(known, _)| *known).collect();
-            return Err(ProfileError::Unknown { name: name.into(), suggestion: suggestion(name, &names) });
+            return Err(ProfileError::Unknown {
+                name: name.into(),
+                suggestion: suggestion(name, &names),
+            });
         }
     };
     let own = parse(&text, &file)?;
@@ -590,7 +721,9 @@ fn parse_assignment(assignment: &str) -> Result<Vec<Entry>, ProfileError> {
     let Some((key, value)) = assignment.split_once('=') else {
         return Err(ProfileError::Malformed {
             origin: SET.into(),
-            message: format!("`{assignment}` must be KEY=VALUE, for instance size.130m.learning_rate=1e-3"),
+            message: format!(
+                "`{assignment}` must be KEY=VALUE, for instance size.130m.learning_rate=1e-3"
+            ),
         });
     };
     let quoted = format!("{key} = {}", Value::String(value.trim().into()));
@@ -605,8 +738,16 @@ fn parse(text: &str, file: &str) -> Result<Vec<Entry>, ProfileError> {
     let origin = |offset: usize| {
         let before = &text[..text.floor_char_boundary(offset)];
         let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
-        if file == SET { SET.to_owned() } else { format!("{file}:{line}:{column}") }
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |tail| tail.chars().count())
+            + 1;
+        if file == SET {
+            SET.to_owned()
+        } else {
+            format!("{file}:{line}:{column}")
+        }
     };
     let table = DeTable::parse(text).map_err(|error| ProfileError::Malformed {
         origin: origin(error.span().map_or(0, |span| span.start)),
@@ -636,9 +777,14 @@ fn flatten(
                 origin: origin.clone(),
                 key: path.join("."),
                 value: "...".into(),
-                why: "must be a text, a number, true, false or a list of these, within 64 bits".into(),
+                why: "must be a text, a number, true, false or a list of these, within 64 bits"
+                    .into(),
             })?;
-            entries.push(Entry { path: path.clone(), value: read, origin });
+            entries.push(Entry {
+                path: path.clone(),
+                value: read,
+                origin,
+            });
         }
         path.pop();
     }
@@ -650,11 +796,16 @@ fn plain(value: &DeValue<'_>) -> Option<Value> {
     Some(match value {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Boolean(truth) => Value::Boolean(*truth),
-        DeValue::Integer(integer) => Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()?),
-        DeValue::Float(float) => Value::Float(float.as_str().parse().ok()?),
-        DeValue::Array(items) => {
-            Value::Array(items.iter().map(|item| plain(item.get_ref())).collect::<Option<Vec<Value>>>()?)
+        DeValue::Integer(integer) => {
+            Value::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()?)
         }
+        DeValue::Float(float) => Value::Float(float.as_str().parse().ok()?),
+        DeValue::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| plain(item.get_ref()))
+                .collect::<Option<Vec<Value>>>()?,
+        ),
         DeValue::Table(_) | DeValue::Datetime(_) => return None,
     })
 }
@@ -666,7 +817,9 @@ fn insert(table: &mut toml::Table, path: &[String], value: Value) {
             table.insert(key.clone(), value);
         }
         [section, rest @ ..] => {
-            let entry = table.entry(section.clone()).or_insert_with(|| Value::Table(toml::Table::new()));
+            let entry = table
+                .entry(section.clone())
+                .or_insert_with(|| Value::Table(toml::Table::new()));
             if let Value::Table(inner) = entry {
                 insert(inner, rest, value);
             }
@@ -689,7 +842,9 @@ mod tests {
     fn error(text: &str, assignments: &[&str]) -> String {
         let (_directory, name) = file(text);
         let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
-        let message = Profile::load(&name, &assignments).expect_err("must be refused").to_string();
+        let message = Profile::load(&name, &assignments)
+            .expect_err("must be refused")
+            .to_string();
         assert!(!message.contains('\n'), "one line: {message}");
         message.replace(&name, "own.toml")
     }
@@ -704,9 +859,11 @@ mod tests {
     #[test]
     fn every_preset_and_dialect_sets_only_keys_that_exist() {
         let presets = recipe::PRESETS.iter().flat_map(|preset| (preset.layer)());
-        let dialects = recipe::DIALECTS
-            .iter()
-            .flat_map(|dialect| recipe::PRESETS.iter().flat_map(|preset| (dialect.layer)(preset.name)));
+        let dialects = recipe::DIALECTS.iter().flat_map(|dialect| {
+            recipe::PRESETS
+                .iter()
+                .flat_map(|preset| (dialect.layer)(preset.name))
+        });
         for (key, value) in presets.chain(dialects) {
             assert_eq!(Settings::default().set(key, &value), Some(Ok(())), "{key}");
         }
@@ -715,12 +872,18 @@ mod tests {
     #[test]
     fn every_dialect_loads_with_every_preset_and_changes_something() {
         let methods = format!("methods={:?}", recipe::preset_names());
-        let load = |dialect: &str| Profile::load("laptop", &[methods.clone(), format!("dialect={dialect}")]).expect(dialect);
+        let load = |dialect: &str| {
+            Profile::load("laptop", &[methods.clone(), format!("dialect={dialect}")])
+                .expect(dialect)
+        };
         let default = load("default");
         for dialect in recipe::dialect_names() {
             let profile = load(dialect);
             for preset in recipe::preset_names() {
-                let (ours, theirs) = (default.settings("nano", preset), profile.settings("nano", preset));
+                let (ours, theirs) = (
+                    default.settings("nano", preset),
+                    profile.settings("nano", preset),
+                );
                 let same = ours.expect(preset) == theirs.expect(preset);
                 assert_eq!(same, dialect == "default", "{dialect} {preset}");
             }
@@ -744,32 +907,89 @@ mod tests {
         let rate = |assignments: &[&str], method: &str| {
             let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
             let profile = Profile::load(&name, &assignments).expect("loads");
-            profile.settings("nano", method).expect("settings").0.learning_rate
+            profile
+                .settings("nano", method)
+                .expect("settings")
+                .0
+                .learning_rate
         };
         assert_eq!(rate(&[], "full"), 2.0);
         assert_eq!(rate(&[], "lora"), 4.0);
-        assert_eq!(rate(&["size.nano.method.lora.learning_rate=5"], "lora"), 5.0);
-        assert_eq!(rate(&["learning_rate=6e0", "method.lora.learning_rate=5"], "lora"), 6.0);
+        assert_eq!(
+            rate(&["size.nano.method.lora.learning_rate=5"], "lora"),
+            5.0
+        );
+        assert_eq!(
+            rate(
+                &["learning_rate=6e0", "method.lora.learning_rate=5"],
+                "lora"
+            ),
+            6.0
+        );
     }
 
     #[test]
     fn faults_name_place_key_value_and_what_would_be_right() {
         let smoke = "extends = \"smoke\"\n";
         for (text, assignments, parts) in [
-            ("seeds = [1\n", &[][..], &["own.toml:", "not valid TOML"][..]),
-            ("extends = \"smoke\"\n[settings]\nlerning_rate = 1\n", &[], &["own.toml:3:1", "settings.lerning_rate", "`learning_rate`"]),
-            ("extends = \"smoke\"\n[settings]\nsteps = \"many\"\n", &[], &["own.toml:3:1", "settings.steps", "\"many\"", "whole number"]),
-            ("extends = \"smoke\"\n[settings]\nrank = 999\n", &[], &["own.toml:3:1", "settings.rank", "999", "64"]),
-            ("extends = \"smoke\"\n[method.lora]\nsteps = 3\n", &[], &["own.toml:3:1", "method.lora.steps", "same for all methods"]),
-            ("extends = \"smoke\"\nsizes = [\"nanoo\"]\n", &[], &["unknown size `nanoo`", "`nano`"]),
-            ("extends = \"smoke\"\nmethods = [\"reloar\"]\n", &[], &["unknown method `reloar`", "`relora`"]),
-            ("extends = \"smokey\"\n", &[], &["profile `smokey`", "`smoke`"]),
+            (
+                "seeds = [1\n",
+                &[][..],
+                &["own.toml:", "not valid TOML"][..],
+            ),
+            (
+                "extends = \"smoke\"\n[settings]\nlerning_rate = 1\n",
+                &[],
+                &["own.toml:3:1", "settings.lerning_rate", "`learning_rate`"],
+            ),
+            (
+                "extends = \"smoke\"\n[settings]\nsteps = \"many\"\n",
+                &[],
+                &["own.toml:3:1", "settings.steps", "\"many\"", "whole number"],
+            ),
+            (
+                "extends = \"smoke\"\n[settings]\nrank = 999\n",
+                &[],
+                &["own.toml:3:1", "settings.rank", "999", "64"],
+            ),
+            (
+                "extends = \"smoke\"\n[method.lora]\nsteps = 3\n",
+                &[],
+                &["own.toml:3:1", "method.lora.steps", "same for all methods"],
+            ),
+            (
+                "extends = \"smoke\"\nsizes = [\"nanoo\"]\n",
+                &[],
+                &["unknown size `nanoo`", "`nano`"],
+            ),
+            (
+                "extends = \"smoke\"\nmethods = [\"reloar\"]\n",
+                &[],
+                &["unknown method `reloar`", "`relora`"],
+            ),
+            (
+                "extends = \"smokey\"\n",
+                &[],
+                &["profile `smokey`", "`smoke`"],
+            ),
             ("extends = \"own.toml\"\n", &[], &["own.toml"]),
             (smoke, &["stepps=3"], &["--set", "`stepps`", "`steps`"]),
             (smoke, &["steps"], &["--set", "KEY=VALUE"]),
-            (smoke, &["size.nano.learning_rate=-1"], &["--set", "size.nano.learning_rate", "-1", "more than 0"]),
-            (smoke, &["warm_start_steps=60"], &["warm_start_steps", "60", "below steps"]),
-            (smoke, &["micro_batch_size=3"], &["micro_batch_size", "3", "must divide global_batch_size = 8"]),
+            (
+                smoke,
+                &["size.nano.learning_rate=-1"],
+                &["--set", "size.nano.learning_rate", "-1", "more than 0"],
+            ),
+            (
+                smoke,
+                &["warm_start_steps=60"],
+                &["warm_start_steps", "60", "below steps"],
+            ),
+            (
+                smoke,
+                &["micro_batch_size=3"],
+                &["micro_batch_size", "3", "must divide global_batch_size = 8"],
+            ),
             (smoke, &["steps=99999999999999999999"], &["steps"]),
         ] {
             let message = error(text, assignments);
@@ -781,13 +1001,20 @@ mod tests {
 
     #[test]
     fn the_printed_profile_gives_the_same_settings() {
-        let profile = Profile::load("ablations-laptop", &["rank=4".into(), "seeds=[5]".into()]).expect("loads");
+        let profile = Profile::load("ablations-laptop", &["rank=4".into(), "seeds=[5]".into()])
+            .expect("loads");
         let (_directory, name) = file(&profile.to_toml());
         let again = Profile::load(&name, &[]).expect("loads what it printed");
-        assert_eq!((&again.seeds, &again.sizes, &again.methods), (&profile.seeds, &profile.sizes, &profile.methods));
+        assert_eq!(
+            (&again.seeds, &again.sizes, &again.methods),
+            (&profile.seeds, &profile.sizes, &profile.methods)
+        );
         assert_eq!(again.data, profile.data);
         for method in &profile.methods {
-            assert_eq!(again.settings("nano", method).expect(method), profile.settings("nano", method).expect(method));
+            assert_eq!(
+                again.settings("nano", method).expect(method),
+                profile.settings("nano", method).expect(method)
+            );
         }
     }
 }

@@ -48,7 +48,11 @@ struct CellProgress {
 }
 
 enum Form {
-    Terminal { all: MultiProgress, matrix: ProgressBar, running: BTreeMap<usize, ProgressBar> },
+    Terminal {
+        all: MultiProgress,
+        matrix: ProgressBar,
+        running: BTreeMap<usize, ProgressBar>,
+    },
     Plain(Box<dyn Write>),
 }
 
@@ -63,7 +67,14 @@ impl Display {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         let matrix = all.add(ProgressBar::new(cells.len() as u64));
         matrix.set_style(style("cells {pos}/{len} [{bar:32}] {msg}"));
-        Display::with_form(cells, Form::Terminal { all, matrix, running: BTreeMap::new() })
+        Display::with_form(
+            cells,
+            Form::Terminal {
+                all,
+                matrix,
+                running: BTreeMap::new(),
+            },
+        )
     }
 
     /// Timestamped lines to anything that takes text.
@@ -73,20 +84,36 @@ impl Display {
     }
 
     fn with_form(cells: Vec<Shown>, form: Form) -> Display {
-        let progress = |shown| CellProgress { shown, first_step: 0, step: 0, ended: false, newest_line: None };
-        Display { cells: cells.into_iter().map(progress).collect(), begun: Instant::now(), form }
+        let progress = |shown| CellProgress {
+            shown,
+            first_step: 0,
+            step: 0,
+            ended: false,
+            newest_line: None,
+        };
+        Display {
+            cells: cells.into_iter().map(progress).collect(),
+            begun: Instant::now(),
+            form,
+        }
     }
 
     /// A worker has been started for the cell, or one elsewhere is at it.
     pub fn begins(&mut self, index: usize, elsewhere: bool) {
-        let Some(cell) = self.cells.get(index) else { return };
+        let Some(cell) = self.cells.get(index) else {
+            return;
+        };
         let name = cell.shown.name.clone();
         match &mut self.form {
             Form::Terminal { all, running, .. } => {
                 let bar = all.add(ProgressBar::new(cell.shown.steps));
                 bar.set_style(style("  {prefix} {pos}/{len} {msg}"));
                 bar.set_prefix(name);
-                bar.set_message(if elsewhere { "another process is at it" } else { "starting" });
+                bar.set_message(if elsewhere {
+                    "another process is at it"
+                } else {
+                    "starting"
+                });
                 running.insert(index, bar);
             }
             Form::Plain(_) if elsewhere => self.line(&format!("{name}: another process is at it")),
@@ -97,7 +124,9 @@ impl Display {
 
     /// A running cell goes on from this step.
     pub fn resumes(&mut self, index: usize, step: u64) {
-        let Some(cell) = self.cells.get_mut(index) else { return };
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
         (cell.first_step, cell.step) = (step, step);
         if step > 0 {
             let line = format!("{}: goes on from step {step}", cell.shown.name);
@@ -107,7 +136,9 @@ impl Display {
 
     /// A running cell has written a record.
     pub fn record(&mut self, index: usize, record: &Record) {
-        let (Some(cell), Record::Step(step)) = (self.cells.get_mut(index), record) else { return };
+        let (Some(cell), Record::Step(step)) = (self.cells.get_mut(index), record) else {
+            return;
+        };
         cell.step = step.step;
         let figures = figures(step);
         match &self.form {
@@ -119,10 +150,18 @@ impl Display {
                 self.tick();
             }
             Form::Plain(_) => {
-                if cell.newest_line.is_none_or(|before| before.elapsed() >= PLAIN_INTERVAL) {
+                if cell
+                    .newest_line
+                    .is_none_or(|before| before.elapsed() >= PLAIN_INTERVAL)
+                {
                     cell.newest_line = Some(Instant::now());
-                    let line = format!("{}: step {}/{}, {figures}", cell.shown.name, step.step, cell.shown.steps);
-                    let left = self.time_left().map_or_else(String::new, |left| format!(" ({} left)", duration(left)));
+                    let line = format!(
+                        "{}: step {}/{}, {figures}",
+                        cell.shown.name, step.step, cell.shown.steps
+                    );
+                    let left = self
+                        .time_left()
+                        .map_or_else(String::new, |left| format!(" ({} left)", duration(left)));
                     self.line(&format!("{line}{left}"));
                 }
             }
@@ -138,7 +177,11 @@ impl Display {
             (None, None) => "no finite validation loss".into(),
         };
         let time = duration(Duration::try_from_secs_f64(result.wall_seconds).unwrap_or_default());
-        self.ends(index, &format!("{}, {figure}, {time}", result.status.name()), true);
+        self.ends(
+            index,
+            &format!("{}, {figure}, {time}", result.status.name()),
+            true,
+        );
     }
 
     /// A cell has ended, or stopped, without a result.
@@ -157,7 +200,9 @@ impl Display {
 
     /// Something that a running cell's worker has to say.
     pub fn note(&mut self, index: usize, text: &str) {
-        let Some(cell) = self.cells.get(index) else { return };
+        let Some(cell) = self.cells.get(index) else {
+            return;
+        };
         let line = format!("{}: {text}", cell.shown.name);
         self.line(&line);
     }
@@ -166,16 +211,23 @@ impl Display {
     pub fn line(&mut self, text: &str) {
         match &mut self.form {
             // An output that has gone away keeps no suite from going on.
-            Form::Plain(output) => drop(writeln!(output, "{} {text}", timestamp(SystemTime::now()))),
+            Form::Plain(output) => {
+                drop(writeln!(output, "{} {text}", timestamp(SystemTime::now())))
+            }
             Form::Terminal { all, .. } => drop(all.println(text)),
         }
     }
 
     /// Brings the matrix bar up to date.
     pub fn tick(&self) {
-        if let Form::Terminal { matrix, running, .. } = &self.form {
+        if let Form::Terminal {
+            matrix, running, ..
+        } = &self.form
+        {
             matrix.set_position(self.ended());
-            let left = self.time_left().map_or_else(String::new, |left| format!(", {} left", duration(left)));
+            let left = self
+                .time_left()
+                .map_or_else(String::new, |left| format!(", {} left", duration(left)));
             matrix.set_message(format!("{}{left}", duration(self.begun.elapsed())));
             running.values().for_each(ProgressBar::tick);
         }
@@ -183,12 +235,22 @@ impl Display {
 
     /// Takes the bars away; the lines stay.
     pub fn close(&mut self) {
-        if let Form::Terminal { all, matrix, running } = &mut self.form {
+        if let Form::Terminal {
+            all,
+            matrix,
+            running,
+        } = &mut self.form
+        {
             running.values().for_each(ProgressBar::finish_and_clear);
             matrix.finish_and_clear();
             drop(all.clear());
         }
-        let line = format!("{} of {} cells done after {}", self.ended(), self.cells.len(), duration(self.begun.elapsed()));
+        let line = format!(
+            "{} of {} cells done after {}",
+            self.ended(),
+            self.cells.len(),
+            duration(self.begun.elapsed())
+        );
         self.line(&line);
     }
 
@@ -198,7 +260,9 @@ impl Display {
         {
             bar.finish_and_clear();
         }
-        let Some(cell) = self.cells.get_mut(index) else { return };
+        let Some(cell) = self.cells.get_mut(index) else {
+            return;
+        };
         if done {
             cell.ended = true;
             cell.step = cell.shown.steps;
@@ -214,21 +278,35 @@ impl Display {
 
     /// From the FLOPs done by this command and the time they took.
     fn time_left(&self) -> Option<Duration> {
-        let share = |cell: &CellProgress, steps: u64| cell.shown.flops * steps as f64 / cell.shown.steps.max(1) as f64;
-        let done: f64 = self.cells.iter().map(|cell| share(cell, cell.step.saturating_sub(cell.first_step))).sum();
-        let left: f64 = self.cells.iter().map(|cell| share(cell, cell.shown.steps.saturating_sub(cell.step))).sum();
+        let share = |cell: &CellProgress, steps: u64| {
+            cell.shown.flops * steps as f64 / cell.shown.steps.max(1) as f64
+        };
+        let done: f64 = self
+            .cells
+            .iter()
+            .map(|cell| share(cell, cell.step.saturating_sub(cell.first_step)))
+            .sum();
+        let left: f64 = self
+            .cells
+            .iter()
+            .map(|cell| share(cell, cell.shown.steps.saturating_sub(cell.step)))
+            .sum();
         Duration::try_from_secs_f64(self.begun.elapsed().as_secs_f64() * left / done).ok()
     }
 }
 
 fn figures(step: &StepRecord) -> String {
-    let loss = step.loss.map_or_else(|| "not finite".into(), |loss| format!("{loss:.4}"));
+    let loss = step
+        .loss
+        .map_or_else(|| "not finite".into(), |loss| format!("{loss:.4}"));
     format!("loss {loss}, {:.0} tokens/s", step.tokens_per_second)
 }
 
 /// The templates here are constants that parse; the default would only look different.
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 /// `45 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`.
@@ -245,23 +323,45 @@ pub fn duration(time: Duration) -> String {
 
 /// A moment as `2026-02-28T23:59:59Z` (UTC, RFC 3339).
 fn timestamp(moment: SystemTime) -> String {
-    let seconds = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = moment
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let (mut days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let days_of_year = |year: u64| if is_leap(year) { 366 } else { 365 };
     let mut year = 1970;
     while days >= days_of_year(year) {
         days -= days_of_year(year);
         year += 1;
     }
-    let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let lengths = [
+        31,
+        if is_leap(year) { 29 } else { 28 },
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ];
     let mut month = 0;
     while days >= lengths[month] {
         days -= lengths[month];
         month += 1;
     }
     let (hour, minute, second) = (of_day / 3600, of_day % 3600 / 60, of_day % 60);
-    format!("{year}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1, days + 1)
+    format!(
+        "{year}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
+        month + 1,
+        days + 1
+    )
 }
 
 #[cfg(test)]
@@ -288,7 +388,9 @@ mod tests {
         fn lines(&self) -> Vec<String> {
             let bytes = self.0.lock().expect("no panic").clone();
             let text = String::from_utf8(bytes).expect("UTF-8");
-            text.lines().map(|line| line.split_once(' ').expect("timestamp").1.to_owned()).collect()
+            text.lines()
+                .map(|line| line.split_once(' ').expect("timestamp").1.to_owned())
+                .collect()
         }
     }
 
@@ -318,14 +420,21 @@ mod tests {
     #[test]
     fn durations_name_their_two_largest_units() {
         let shown = |seconds| duration(Duration::from_secs_f64(seconds));
-        assert_eq!([shown(0.4), shown(59.4), shown(59.6)], ["0 s", "59 s", "1 min 00 s"]);
+        assert_eq!(
+            [shown(0.4), shown(59.4), shown(59.6)],
+            ["0 s", "59 s", "1 min 00 s"]
+        );
         assert_eq!([shown(3725.0), shown(90_000.0)], ["1 h 02 min", "1 d 01 h"]);
     }
 
     #[test]
     fn plain_lines_say_start_progress_at_most_every_ten_seconds_and_end() {
         let page = Page::default();
-        let shown = |name: &str| Shown { name: name.into(), steps: 40, flops: 1e9 };
+        let shown = |name: &str| Shown {
+            name: name.into(),
+            steps: 40,
+            flops: 1e9,
+        };
         let mut display = Display::plain(vec![shown("a"), shown("b")], Box::new(page.clone()));
         display.was_done(0);
         display.begins(1, false);
@@ -337,20 +446,38 @@ mod tests {
         let lines = page.lines();
         assert_eq!(lines.len(), 5, "{lines:?}");
         assert_eq!(lines[..2], ["b: start", "b: goes on from step 8"]);
-        assert!(lines[2].starts_with("b: step 10/40, loss 3.2500, 1234 tokens/s ("), "{}", lines[2]);
+        assert!(
+            lines[2].starts_with("b: step 10/40, loss 3.2500, 1234 tokens/s ("),
+            "{}",
+            lines[2]
+        );
         assert_eq!(lines[3], "b: failed: disk full");
-        assert!(lines[4].starts_with("1 of 2 cells done after "), "{}", lines[4]);
-        assert!(!page.0.lock().expect("no panic").contains(&0x1b), "no control codes");
+        assert!(
+            lines[4].starts_with("1 of 2 cells done after "),
+            "{}",
+            lines[4]
+        );
+        assert!(
+            !page.0.lock().expect("no panic").contains(&0x1b),
+            "no control codes"
+        );
     }
 
     #[test]
     fn the_time_left_weighs_cells_by_their_flops() {
-        let shown = |flops| Shown { name: "x".into(), steps: 10, flops };
+        let shown = |flops| Shown {
+            name: "x".into(),
+            steps: 10,
+            flops,
+        };
         let mut display = Display::plain(vec![shown(1.0), shown(3.0)], Box::new(io::sink()));
         display.begun = Instant::now() - Duration::from_secs(10);
         assert_eq!(display.time_left(), None, "nothing to go by yet");
         display.record(0, &step(10));
         let left = display.time_left().expect("something done").as_secs_f64();
-        assert!((left - 30.0).abs() < 0.5, "three times the work that took 10 s: {left}");
+        assert!(
+            (left - 30.0).abs() < 0.5,
+            "three times the work that took 10 s: {left}"
+        );
     }
 }

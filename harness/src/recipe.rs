@@ -18,23 +18,39 @@ pub struct Preset {
 }
 
 fn on(keys: &[&'static str]) -> Vec<(&'static str, Value)> {
-    keys.iter().map(|key| (*key, Value::Boolean(true))).collect()
+    keys.iter()
+        .map(|key| (*key, Value::Boolean(true)))
+        .collect()
 }
 
 fn named(key: &'static str, name: &str) -> (&'static str, Value) {
     (key, Value::String(name.into()))
 }
 
-const RELORA: &[&str] = &["low_rank", "warm_start", "restarts", "optimizer_reset", "jagged", "rewarmup"];
+const RELORA: &[&str] = &[
+    "low_rank",
+    "warm_start",
+    "restarts",
+    "optimizer_reset",
+    "jagged",
+    "rewarmup",
+];
 
 /// ReLoRA without one of its parts.
 fn relora_without(part: &str) -> Vec<(&'static str, Value)> {
-    on(RELORA).into_iter().filter(|(key, _)| *key != part).collect()
+    on(RELORA)
+        .into_iter()
+        .filter(|(key, _)| *key != part)
+        .collect()
 }
 
 /// All presets, in the order of tables.
 pub const PRESETS: &[Preset] = &[
-    Preset { name: "full", meaning: "full-rank training", layer: || on(&[]) },
+    Preset {
+        name: "full",
+        meaning: "full-rank training",
+        layer: || on(&[]),
+    },
     Preset {
         name: "control",
         meaning: "a smaller full-rank network with as many parameters as `relora` trains",
@@ -48,14 +64,24 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         name: "low-rank",
         meaning: "factors alone, W = sBA (the paper's \"LoRA\" row)",
-        layer: || [on(&["low_rank"]), vec![named("base", "none"), named("factor_init", "both-kaiming")]].concat(),
+        layer: || {
+            [
+                on(&["low_rank"]),
+                vec![named("base", "none"), named("factor_init", "both-kaiming")],
+            ]
+            .concat()
+        },
     },
     Preset {
         name: "lora-warm-start",
         meaning: "factors over a warm-started weight, never merged",
         layer: || on(&["low_rank", "warm_start"]),
     },
-    Preset { name: "relora", meaning: "warm start, restarts, optimizer reset, jagged schedule", layer: || on(RELORA) },
+    Preset {
+        name: "relora",
+        meaning: "warm start, restarts, optimizer reset, jagged schedule",
+        layer: || on(RELORA),
+    },
     Preset {
         name: "relora-no-restart",
         meaning: "relora whose factors are never merged",
@@ -149,7 +175,11 @@ fn official_head(_preset: &str) -> Vec<(&'static str, Value)> {
 /// The comparison in the GaLore paper (arXiv 2403.03507, table 2), as far as it is published: ReLoRA without a warm start.
 fn galore_table(preset: &str) -> Vec<(&'static str, Value)> {
     let mut layer = official();
-    layer.extend([named("documents", "padded"), ("dropout", Value::Float(0.05)), ("alpha", Value::Float(32.0))]);
+    layer.extend([
+        named("documents", "padded"),
+        ("dropout", Value::Float(0.05)),
+        ("alpha", Value::Float(32.0)),
+    ]);
     if preset.starts_with("relora") {
         layer.push(("warm_start", Value::Boolean(false)));
     }
@@ -163,9 +193,21 @@ pub const DIALECTS: &[Dialect] = &[
         source: "this project: each choice is the one that the paper's text states or that loses nothing",
         layer: |_preset| Vec::new(),
     },
-    Dialect { name: "paper-2023-05", source: "Guitaricet/relora@f52a322, the code at submission", layer: paper_2023_05 },
-    Dialect { name: "official-head", source: "Guitaricet/relora@176f376, the code of 2024", layer: official_head },
-    Dialect { name: "galore-table", source: "GaLore (arXiv 2403.03507), table 2", layer: galore_table },
+    Dialect {
+        name: "paper-2023-05",
+        source: "Guitaricet/relora@f52a322, the code at submission",
+        layer: paper_2023_05,
+    },
+    Dialect {
+        name: "official-head",
+        source: "Guitaricet/relora@176f376, the code of 2024",
+        layer: official_head,
+    },
+    Dialect {
+        name: "galore-table",
+        source: "GaLore (arXiv 2403.03507), table 2",
+        layer: galore_table,
+    },
 ];
 
 /// Names of all dialects.

@@ -32,7 +32,10 @@ pub struct Progress {
 
 impl Progress {
     fn after_update(self, tokens: u64) -> Progress {
-        Progress { step: self.step + 1, tokens_seen: self.tokens_seen + tokens }
+        Progress {
+            step: self.step + 1,
+            tokens_seen: self.tokens_seen + tokens,
+        }
     }
 }
 
@@ -67,6 +70,7 @@ pub fn run(
     while at.step < algorithm.steps {
         if let Some(low_rank) = algorithm.low_rank_starting(at.step) {
             learner.attach(at.step, low_rank, draws); // end of the warm start: y = xWᵀ + s(xAᵀ)Bᵀ, Adam afresh
+            journal.warm_start_ends(at);
         }
         let micro_batches = data.training.update(at.step)?;
         let targets: u64 = micro_batches.iter().map(Sequences::targets).sum();
@@ -84,10 +88,14 @@ pub fn run(
         if algorithm.restarts.after(at.step) {
             learner.restart(at.step, draws); // W += s·BA; A drawn anew, B = 0
         }
-        let reset = algorithm.resets.after(at.step).then(|| learner.reset_moments(at.step, &algorithm.reset, draws));
+        let reset = algorithm
+            .resets
+            .after(at.step)
+            .then(|| learner.reset_moments(at.step, &algorithm.reset, draws));
 
         let stopping = stop.reason();
-        let checkpointing = stopping.is_some() || algorithm.checkpoints_after(at.step) || journal.checkpoint_due();
+        let checkpointing =
+            stopping.is_some() || algorithm.checkpoints_after(at.step) || journal.checkpoint_due();
         let event = algorithm.restarts.after(at.step) || reset.is_some();
         if !checkpointing && !event && !algorithm.pauses_after(at.step) {
             continue; // the host runs ahead of the device
@@ -97,7 +105,12 @@ pub fn run(
                 journal.step(after, reading, algorithm.schedule.at(reading.step))?;
             }
             if !reading.is_finite() {
-                return journal.finish(after, Outcome::Diverged { step: after.step }, None, learner);
+                return journal.finish(
+                    after,
+                    Outcome::Diverged { step: after.step },
+                    None,
+                    learner,
+                );
             }
         }
         if algorithm.restarts.after(at.step) {
@@ -113,11 +126,11 @@ pub fn run(
         if checkpointing {
             journal.checkpoint(at, learner, algorithm.keeps_checkpoint(at.step))?; // after restart and reset: a resume loses neither
         }
-        if let Some(reason) = stopping {
-            if reason == Reason::Budget {
+        if let Some(reason) = stopping.filter(|_| at.step < algorithm.steps) {
+            if reason == Reason::Budget && !algorithm.evaluates_after(at.step) {
                 // After the checkpoint: a run that is continued forgets it, as if it had never stopped.
                 let loss = evaluate(learner, &data.validation, journal)?;
-            journal.evaluation(at, loss)?;
+                journal.evaluation(at, loss)?;
             }
             return journal.stop(at, reason);
         }
@@ -128,12 +141,20 @@ pub fn run(
 }
 
 /// Puts the learner where the run goes on: the newest good checkpoint, else the warm start that `full` has left, else step 0.
-fn begin(algorithm: &Algorithm, learner: &mut dyn Learner, draws: &dyn Draws, journal: &mut Journal) -> Result<Progress> {
+fn begin(
+    algorithm: &Algorithm,
+    learner: &mut dyn Learner,
+    draws: &dyn Draws,
+    journal: &mut Journal,
+) -> Result<Progress> {
     let handed_on = |journal: &Journal| match algorithm.warm_start_steps {
         0 => Ok(None),
         steps => journal.warm_start(steps),
     };
-    let Some(from) = journal.newest_checkpoint()?.map_or_else(|| handed_on(journal), |own| Ok(Some(own)))? else {
+    let Some(from) = journal
+        .newest_checkpoint()?
+        .map_or_else(|| handed_on(journal), |own| Ok(Some(own)))?
+    else {
         journal.fresh()?;
         return Ok(Progress::default());
     };
@@ -143,7 +164,12 @@ fn begin(algorithm: &Algorithm, learner: &mut dyn Learner, draws: &dyn Draws, jo
 }
 
 /// A checkpoint at the very end of the warm start is of the full-rank network: the loop attaches the factors then.
-fn restore(algorithm: &Algorithm, learner: &mut dyn Learner, draws: &dyn Draws, from: &Checkpoint) -> Result<()> {
+fn restore(
+    algorithm: &Algorithm,
+    learner: &mut dyn Learner,
+    draws: &dyn Draws,
+    from: &Checkpoint,
+) -> Result<()> {
     if let Some(low_rank) = &algorithm.low_rank
         && from.progress.step > algorithm.warm_start_steps
     {
@@ -153,9 +179,16 @@ fn restore(algorithm: &Algorithm, learner: &mut dyn Learner, draws: &dyn Draws, 
 }
 
 /// Sum of the loss over all validation targets, each once. It is time of its own: never counted as training.
-fn evaluate(learner: &mut dyn Learner, validation: &Batches, journal: &mut Journal) -> Result<LossSum> {
+fn evaluate(
+    learner: &mut dyn Learner,
+    validation: &Batches,
+    journal: &mut Journal,
+) -> Result<LossSum> {
     journal.measuring_evaluation(|| {
-        let mut total = LossSum { sum: 0.0, targets: 0 };
+        let mut total = LossSum {
+            sum: 0.0,
+            targets: 0,
+        };
         for sequences in validation.pass() {
             let part = learner.evaluate(view(&sequences?))?;
             total.sum += part.sum;

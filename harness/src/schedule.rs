@@ -17,7 +17,9 @@ impl Schedule {
     /// One stage for the whole run.
     #[must_use]
     pub fn new(stage: Stage) -> Schedule {
-        Schedule { stages: vec![(0, stage)] }
+        Schedule {
+            stages: vec![(0, stage)],
+        }
     }
 
     /// The same schedule, with `stage` in force from update `first` on (0-based) and its own clock starting there.
@@ -83,7 +85,9 @@ pub enum ScheduleError {
         nearest: Vec<u64>,
     },
     /// The first warm-up must end before the first restart.
-    #[error("warmup_steps = {warmup} plus adjust_steps = {adjust} is longer than the first cycle of {cycle} steps")]
+    #[error(
+        "warmup_steps = {warmup} plus adjust_steps = {adjust} is longer than the first cycle of {cycle} steps"
+    )]
     Warmup {
         /// Steps of the first warm-up.
         warmup: u64,
@@ -100,21 +104,41 @@ impl Stage {
     /// # Errors
     /// Where the official code raises: a cosine with a minimum ratio outside (0, 1], a cycle that does not divide the
     /// span, a warm-up (and adjustment) longer than a cycle of the jagged schedule.
-    pub fn new(shape: Shape, peak: f64, warmup: u64, span: u64, minimum_ratio: f64) -> Result<Stage, ScheduleError> {
+    pub fn new(
+        shape: Shape,
+        peak: f64,
+        warmup: u64,
+        span: u64,
+        minimum_ratio: f64,
+    ) -> Result<Stage, ScheduleError> {
         if shape != Shape::Linear && !(minimum_ratio > 0.0 && minimum_ratio <= 1.0) {
             return Err(ScheduleError::MinimumRatio(minimum_ratio));
         }
         if let Shape::Cosine { cycle } | Shape::Jagged { cycle, .. } = shape
             && (cycle == 0 || !span.is_multiple_of(cycle))
         {
-            return Err(ScheduleError::Cycle { cycle, span, nearest: nearest_divisors(span, cycle) });
+            return Err(ScheduleError::Cycle {
+                cycle,
+                span,
+                nearest: nearest_divisors(span, cycle),
+            });
         }
         if let Shape::Jagged { cycle, adjust, .. } = shape
             && warmup + adjust > cycle
         {
-            return Err(ScheduleError::Warmup { warmup, adjust, cycle });
+            return Err(ScheduleError::Warmup {
+                warmup,
+                adjust,
+                cycle,
+            });
         }
-        Ok(Stage { shape, peak, warmup, span, minimum_ratio })
+        Ok(Stage {
+            shape,
+            peak,
+            warmup,
+            span,
+            minimum_ratio,
+        })
     }
 
     /// Learning rate of the stage's update `t` (0-based).
@@ -132,20 +156,29 @@ impl Stage {
                 let k = t % cycle;
                 if k < warmup {
                     // The official code floors the first two updates of every later warm-up at 1e-7.
-                    if t >= cycle && k < 2 { 1e-7 } else { ratio(k, warmup) }
+                    if t >= cycle && k < 2 {
+                        1e-7
+                    } else {
+                        ratio(k, warmup)
+                    }
                 } else {
                     self.cosine(ratio(k - warmup, cycle.saturating_sub(warmup)))
                 }
             }
             Shape::Jagged { .. } if t < warmup => ratio(t, warmup),
-            Shape::Jagged { cycle, rewarmup, adjust } => {
+            Shape::Jagged {
+                cycle,
+                rewarmup,
+                adjust,
+            } => {
                 let shifted = t + adjust;
                 let (restart, since) = (shifted / cycle, shifted % cycle);
                 // The test on t, not on the shifted step, is the official code's: with an adjustment the first early
                 // restart has no warm-up.
                 if since < rewarmup && t >= cycle {
                     let end = (restart * cycle + rewarmup) as f64 - warmup as f64;
-                    ratio(since, rewarmup) * self.cosine(end / span.saturating_sub(warmup).max(1) as f64)
+                    ratio(since, rewarmup)
+                        * self.cosine(end / span.saturating_sub(warmup).max(1) as f64)
                 } else {
                     self.cosine(ratio(shifted - warmup, span.saturating_sub(warmup)))
                 }
@@ -164,10 +197,13 @@ fn ratio(numerator: u64, denominator: u64) -> f64 {
 }
 
 fn nearest_divisors(span: u64, cycle: u64) -> Vec<u64> {
-    let divides = |candidate: &u64| span.is_multiple_of(*candidate);
-    let below = (1..cycle.min(span + 1)).rev().find(divides);
-    let above = (cycle + 1..=span).find(divides);
-    below.into_iter().chain(above).collect()
+    let small = (1..=span.isqrt()).filter(|divisor| span.is_multiple_of(*divisor));
+    let divisors: Vec<u64> = small
+        .flat_map(|divisor| [divisor, span / divisor])
+        .collect();
+    let below = divisors.iter().filter(|divisor| **divisor < cycle).max();
+    let above = divisors.iter().filter(|divisor| **divisor > cycle).min();
+    below.into_iter().chain(above).copied().collect()
 }
 
 /// The updates after which something periodic happens (a restart, a reset of the optimizer).
@@ -202,7 +238,8 @@ mod tests {
 
     fn golden(name: &str) -> Value {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/").to_owned() + name;
-        serde_json::from_str(&std::fs::read_to_string(path).expect("golden file")).expect("golden JSON")
+        serde_json::from_str(&std::fs::read_to_string(path).expect("golden file"))
+            .expect("golden JSON")
     }
 
     fn number(case: &Value, key: &str) -> u64 {
@@ -214,19 +251,30 @@ mod tests {
         let span = number(case, "num_training_steps");
         let cycle = case["cycle_length"].as_u64();
         let adjust = number(case, "adjust_step");
-        let shape = match case["scheduler_type"].as_str().or(case["scheduler"].as_str()) {
+        let shape = match case["scheduler_type"]
+            .as_str()
+            .or(case["scheduler"].as_str())
+        {
             Some("cosine_restarts") => Shape::Jagged {
                 cycle: cycle.ok_or("no cycle")?,
-                rewarmup: case["restart_warmup_steps"].as_u64().ok_or("no re-warm-up")?,
+                rewarmup: case["restart_warmup_steps"]
+                    .as_u64()
+                    .ok_or("no re-warm-up")?,
                 adjust,
             },
             _ if adjust > 0 => return Err("adjust_step belongs to the jagged schedule".into()),
-            Some("cosine") => Shape::Cosine { cycle: cycle.unwrap_or(span) },
+            Some("cosine") => Shape::Cosine {
+                cycle: cycle.unwrap_or(span),
+            },
             _ => Shape::Linear,
         };
-        let peak = case["base_lr"].as_f64().or(case["lr"].as_f64()).unwrap_or(1.0);
+        let peak = case["base_lr"]
+            .as_f64()
+            .or(case["lr"].as_f64())
+            .unwrap_or(1.0);
         let minimum = case["min_lr_ratio"].as_f64().unwrap_or(0.1);
-        Stage::new(shape, peak, number(case, "warmup_steps"), span, minimum).map_err(|error| error.to_string())
+        Stage::new(shape, peak, number(case, "warmup_steps"), span, minimum)
+            .map_err(|error| error.to_string())
     }
 
     /// Rates recorded from the official code (`tests/golden/schedules.json`), three updates past the end included.
@@ -237,10 +285,19 @@ mod tests {
         assert!(cases.len() > 20);
         for case in cases {
             let stage = stage(case).expect("accepted");
-            for (t, rate) in case["lr_at_step"].as_array().expect("rates").iter().enumerate() {
+            for (t, rate) in case["lr_at_step"]
+                .as_array()
+                .expect("rates")
+                .iter()
+                .enumerate()
+            {
                 let rate = rate.as_f64().expect("rate");
                 let ours = Schedule::new(stage.clone()).at(t as u64);
-                assert!((ours - rate).abs() <= 1e-15, "{} at {t}: {ours} against {rate}", case["name"]);
+                assert!(
+                    (ours - rate).abs() <= 1e-15,
+                    "{} at {t}: {ours} against {rate}",
+                    case["name"]
+                );
             }
         }
     }
@@ -248,7 +305,10 @@ mod tests {
     /// The combinations at which the official code raises (`rejected` of the same file).
     #[test]
     fn what_the_official_code_rejects_is_rejected() {
-        for case in golden("schedules.json")["rejected"].as_array().expect("rejected") {
+        for case in golden("schedules.json")["rejected"]
+            .as_array()
+            .expect("rejected")
+        {
             assert!(stage(&case["params"]).is_err(), "{}", case["label"]);
         }
     }
@@ -260,10 +320,21 @@ mod tests {
             let settings = &case["settings"];
             let start = number(case, "scheduler_start_step");
             let updates = number(case, "first_update")..=number(case, "last_update");
-            for (key, period) in [("merge_after_update", "relora"), ("optimizer_reset_after_update", "cycle_length")] {
-                let events = Events { start, every: number(settings, period) };
+            for (key, period) in [
+                ("merge_after_update", "relora"),
+                ("optimizer_reset_after_update", "cycle_length"),
+            ] {
+                let events = Events {
+                    start,
+                    every: number(settings, period),
+                };
                 let ours: Vec<u64> = updates.clone().filter(|done| events.after(*done)).collect();
-                let theirs: Vec<u64> = case[key].as_array().expect(key).iter().filter_map(Value::as_u64).collect();
+                let theirs: Vec<u64> = case[key]
+                    .as_array()
+                    .expect(key)
+                    .iter()
+                    .filter_map(Value::as_u64)
+                    .collect();
                 assert_eq!(ours, theirs, "{} {key}", case["name"]);
             }
             let mut with_span = settings.clone();
@@ -271,7 +342,11 @@ mod tests {
             let schedule = Schedule::new(stage(&with_span).expect("accepted"));
             for (done, rate) in updates.zip(case["lr_used"].as_array().expect("rates")) {
                 let ours = schedule.at(done - 1 - start);
-                assert!((ours - rate.as_f64().expect("rate")).abs() <= 1e-15, "{} at {done}", case["name"]);
+                assert!(
+                    (ours - rate.as_f64().expect("rate")).abs() <= 1e-15,
+                    "{} at {done}",
+                    case["name"]
+                );
             }
         }
     }

@@ -34,7 +34,9 @@ impl Setting for f64 {
         "a finite number".into()
     }
     fn read(value: &toml::Value) -> Option<f64> {
-        let number = value.as_float().or_else(|| value.as_integer().map(|integer| integer as f64))?;
+        let number = value
+            .as_float()
+            .or_else(|| value.as_integer().map(|integer| integer as f64))?;
         number.is_finite().then_some(number)
     }
     fn show(&self) -> toml::Value {
@@ -72,7 +74,11 @@ impl Setting for Option<f64> {
         "a finite number or \"none\"".into()
     }
     fn read(value: &toml::Value) -> Option<Option<f64>> {
-        if value.as_str() == Some("none") { Some(None) } else { f64::read(value).map(Some) }
+        if value.as_str() == Some("none") {
+            Some(None)
+        } else {
+            f64::read(value).map(Some)
+        }
     }
     fn show(&self) -> toml::Value {
         self.map_or_else(|| toml::Value::String("none".into()), toml::Value::Float)
@@ -352,13 +358,21 @@ impl Settings {
     /// Steps of a cycle, `cycle_steps` resolved.
     #[must_use]
     pub fn cycle(&self) -> u64 {
-        if self.cycle_steps == 0 { self.restart_every } else { self.cycle_steps }
+        if self.cycle_steps == 0 {
+            self.restart_every
+        } else {
+            self.cycle_steps
+        }
     }
 
     /// Full-rank steps before the factors are attached.
     #[must_use]
     pub fn warm_start_length(&self) -> u64 {
-        if self.warm_start { self.warm_start_steps } else { 0 }
+        if self.warm_start {
+            self.warm_start_steps
+        } else {
+            0
+        }
     }
 
     /// Checks each value by itself and against its neighbours. The network's limits are checked where it is known.
@@ -368,13 +382,25 @@ impl Settings {
     pub fn check(&self) -> Result<(), Wrong> {
         let wrong = |key, why: String| Err(Wrong { key, why });
         let positive = |key, value: u64| {
-            if value == 0 { wrong(key, "must be at least 1".into()) } else { Ok(()) }
+            if value == 0 {
+                wrong(key, "must be at least 1".into())
+            } else {
+                Ok(())
+            }
         };
         let share = |key, value: f64| {
-            if (0.0..1.0).contains(&value) { Ok(()) } else { wrong(key, "must be at least 0 and below 1".into()) }
+            if (0.0..1.0).contains(&value) {
+                Ok(())
+            } else {
+                wrong(key, "must be at least 0 and below 1".into())
+            }
         };
         let above_zero = |key, value: f64| {
-            if value > 0.0 { Ok(()) } else { wrong(key, "must be more than 0".into()) }
+            if value > 0.0 {
+                Ok(())
+            } else {
+                wrong(key, "must be more than 0".into())
+            }
         };
         positive("steps", self.steps)?;
         positive("sequence_length", self.sequence_length)?;
@@ -395,14 +421,30 @@ impl Settings {
                 return wrong(key, format!("must be at most {most}"));
             }
         }
+        // Within what a double counts exactly, so that neither tokens nor FLOPs of a run can overflow.
+        let tokens = u128::from(self.steps)
+            * u128::from(self.global_batch_size)
+            * u128::from(self.sequence_length);
+        if tokens > 1 << 53 {
+            return wrong(
+                "steps",
+                format!("times batch and sequence length that is {tokens} tokens, more than 2^53"),
+            );
+        }
         if !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
-            return wrong("micro_batch_size", format!("must divide global_batch_size = {}", self.global_batch_size));
+            return wrong(
+                "micro_batch_size",
+                format!("must divide global_batch_size = {}", self.global_batch_size),
+            );
         }
         if self.overlap > 1 {
             return wrong("overlap", "must be 0 or 1".into());
         }
         if self.overlap == 0 && self.sequence_length < 2 {
-            return wrong("sequence_length", "must be at least 2 where overlap = 0".into());
+            return wrong(
+                "sequence_length",
+                "must be at least 2 where overlap = 0".into(),
+            );
         }
         share("beta1", self.beta1)?;
         share("beta2", self.beta2)?;
@@ -419,7 +461,17 @@ impl Settings {
             return wrong("grad_clip", "must be more than 0, or \"none\"".into());
         }
         if self.warm_start && (self.warm_start_steps == 0 || self.warm_start_steps >= self.steps) {
-            return wrong("warm_start_steps", format!("must be at least 1 and below steps = {}", self.steps));
+            return wrong(
+                "warm_start_steps",
+                format!("must be at least 1 and below steps = {}", self.steps),
+            );
+        }
+        let stage = self.steps - self.warm_start_length();
+        if self.warmup_steps >= stage && stage > 1 {
+            return wrong(
+                "warmup_steps",
+                format!("must be below the {stage} steps of its stage"),
+            );
         }
         if !self.low_rank {
             for (key, on) in [
@@ -438,17 +490,32 @@ impl Settings {
         above_zero("alpha", self.alpha)?;
         if self.restarts {
             if self.restart_every < 2 {
-                return wrong("restart_every", "must be at least 2: a restart follows a cycle's first step".into());
+                return wrong(
+                    "restart_every",
+                    "must be at least 2: a restart follows a cycle's first step".into(),
+                );
             }
             if self.base == BaseName::None {
-                return wrong("base", "restarts merge into a weight: must be \"keep\" or \"zero\"".into());
+                return wrong(
+                    "base",
+                    "restarts merge into a weight: must be \"keep\" or \"zero\"".into(),
+                );
             }
         }
         if (self.optimizer_reset || self.jagged) && self.cycle() < 2 {
             return wrong("cycle_steps", "must be at least 2".into());
         }
+        if self.jagged && self.rewarmup && self.rewarmup_steps >= self.cycle() {
+            return wrong(
+                "rewarmup_steps",
+                format!("must be below the {} steps of a cycle", self.cycle()),
+            );
+        }
         if self.network == NetworkName::Matched {
-            return wrong("network", "a matched network is full-rank: needs low_rank = false".into());
+            return wrong(
+                "network",
+                "a matched network is full-rank: needs low_rank = false".into(),
+            );
         }
         Ok(())
     }
@@ -456,11 +523,19 @@ impl Settings {
 
 /// The name among `names` nearest to `typed`, for messages.
 #[must_use]
-pub fn nearest<'a, N: AsRef<str> + ?Sized + 'a>(typed: &str, names: impl IntoIterator<Item = &'a N>) -> Option<&'a str> {
+pub fn nearest<'a, N: AsRef<str> + ?Sized + 'a>(
+    typed: &str,
+    names: impl IntoIterator<Item = &'a N>,
+) -> Option<&'a str> {
     names
         .into_iter()
         .map(AsRef::as_ref)
-        .map(|name| (strsim::damerau_levenshtein(&typed.to_lowercase(), &name.to_lowercase()), name))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&typed.to_lowercase(), &name.to_lowercase()),
+                name,
+            )
+        })
         .min()
         .map(|(_, name)| name)
 }
@@ -468,7 +543,11 @@ pub fn nearest<'a, N: AsRef<str> + ?Sized + 'a>(typed: &str, names: impl IntoIte
 /// `did you mean ...` with the nearest of the names, then all of them.
 #[must_use]
 pub fn suggestion<N: AsRef<str> + Display>(typed: &str, names: &[N]) -> String {
-    let all = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let all = names
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     match nearest(typed, names.iter().map(AsRef::as_ref)) {
         Some(name) => format!("did you mean `{name}`? There are: {all}"),
         None => "there are none".into(),

@@ -56,7 +56,13 @@ impl Stop {
     /// A switch that turns itself on at the deadline, if there is one.
     #[must_use]
     pub fn new(deadline: Option<Instant>) -> Stop {
-        Stop { shared: Arc::new(Shared { reason: AtomicU8::new(0), interrupts: AtomicU32::new(0), deadline }) }
+        Stop {
+            shared: Arc::new(Shared {
+                reason: AtomicU8::new(0),
+                interrupts: AtomicU32::new(0),
+                deadline,
+            }),
+        }
     }
 
     /// Lets SIGINT, SIGTERM and SIGHUP (on Windows Ctrl-C and closing the console) set [`Reason::Interrupted`].
@@ -77,7 +83,10 @@ impl Stop {
     pub fn watch_supervisor(&self) -> anyhow::Result<()> {
         let stop = self.clone();
         let watch = move || stop.listen(io::stdin().lock());
-        thread::Builder::new().name("supervisor watch".into()).spawn(watch).context("cannot start a thread")?;
+        thread::Builder::new()
+            .name("supervisor watch".into())
+            .spawn(watch)
+            .context("cannot start a thread")?;
         Ok(())
     }
 
@@ -92,7 +101,9 @@ impl Stop {
 
     /// Stops for a reason, unless it stops for a graver one already.
     pub fn set(&self, reason: Reason) {
-        self.shared.reason.fetch_max(1 + reason as u8, Ordering::SeqCst);
+        self.shared
+            .reason
+            .fetch_max(1 + reason as u8, Ordering::SeqCst);
         if reason == Reason::Interrupted {
             self.shared.interrupts.fetch_add(1, Ordering::SeqCst);
         }
@@ -102,7 +113,11 @@ impl Stop {
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         match self.shared.reason.load(Ordering::SeqCst) {
-            0 => self.shared.deadline.filter(|deadline| *deadline <= Instant::now()).map(|_| Reason::Budget),
+            0 => self
+                .shared
+                .deadline
+                .filter(|deadline| *deadline <= Instant::now())
+                .map(|_| Reason::Budget),
             1 => Some(Reason::Budget),
             2 => Some(Reason::Interrupted),
             _ => Some(Reason::LostLease),
@@ -123,10 +138,19 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 pub fn poison_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
-        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-        let place = info.location().map_or_else(String::new, |location| format!(" at {}:{}", location.file(), location.line()));
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or(payload.downcast_ref::<String>().map(String::as_str));
+        let place = info.location().map_or_else(String::new, |location| {
+            format!(" at {}:{}", location.file(), location.line())
+        });
         let thread = thread::current();
-        let line = format!("panic in thread {}{place}: {}", thread.name().unwrap_or("without a name"), text.unwrap_or("no message"));
+        let line = format!(
+            "panic in thread {}{place}: {}",
+            thread.name().unwrap_or("without a name"),
+            text.unwrap_or("no message")
+        );
         let mut first = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(line.split_whitespace().collect::<Vec<_>>().join(" "));
     }));
@@ -161,7 +185,10 @@ mod tests {
         assert_eq!(stop.reason(), Some(Reason::Budget));
         stop.set(Reason::Interrupted);
         assert_eq!(stop.reason(), Some(Reason::Interrupted));
-        assert_eq!(Stop::new(Some(Instant::now() + Duration::from_secs(3600))).reason(), None);
+        assert_eq!(
+            Stop::new(Some(Instant::now() + Duration::from_secs(3600))).reason(),
+            None
+        );
     }
 
     #[test]

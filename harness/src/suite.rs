@@ -70,7 +70,11 @@ pub fn run_suite(directory: &Path, plan: &Plan) -> Result<SuiteOutcome> {
     let stop = Stop::new(guard);
     stop.install_signals()?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let shown = plan.cells.iter().map(|cell| Shown { name: cell.directory(), steps: cell.settings.steps, flops: cell.flops() });
+    let shown = plan.cells.iter().map(|cell| Shown {
+        name: cell.directory(),
+        steps: cell.settings.steps,
+        flops: cell.flops(),
+    });
     let display = Display::new(shown.collect());
     Supervisor::new(directory, plan, program, &stop, display)?.run()
 }
@@ -139,17 +143,39 @@ struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(directory: &'a Path, plan: &'a Plan, program: PathBuf, stop: &'a Stop, display: Display) -> Result<Supervisor<'a>> {
+    fn new(
+        directory: &'a Path,
+        plan: &'a Plan,
+        program: PathBuf,
+        stop: &'a Stop,
+        display: Display,
+    ) -> Result<Supervisor<'a>> {
         let mut states = Vec::new();
         for cell in &plan.cells {
             let run_directory = directory.join(cell.directory());
             journal::check(&run_directory, cell)?;
-            states.push(if journal::result(&run_directory)?.is_some() { State::Done } else { State::Waiting });
+            states.push(if journal::result(&run_directory)?.is_some() {
+                State::Done
+            } else {
+                State::Waiting
+            });
         }
         let (sender, lines) = mpsc::channel();
         let lost_leases = vec![0; plan.cells.len()];
         let looked_elsewhere = Instant::now();
-        Ok(Supervisor { directory, plan, program, stop, display, states, lost_leases, sender, lines, told: None, looked_elsewhere })
+        Ok(Supervisor {
+            directory,
+            plan,
+            program,
+            stop,
+            display,
+            states,
+            lost_leases,
+            sender,
+            lines,
+            told: None,
+            looked_elsewhere,
+        })
     }
 
     fn run(mut self) -> Result<SuiteOutcome> {
@@ -168,13 +194,15 @@ impl<'a> Supervisor<'a> {
         self.display.close();
         ended?;
         let any = |wanted: fn(&State) -> bool| self.states.iter().any(wanted);
-        Ok(if any(|state| matches!(state, State::Waiting | State::Elsewhere | State::Stopped)) {
-            SuiteOutcome::Stopped
-        } else if any(|state| matches!(state, State::Failed)) {
-            SuiteOutcome::SomeFailed
-        } else {
-            SuiteOutcome::Finished
-        })
+        Ok(
+            if any(|state| matches!(state, State::Waiting | State::Elsewhere | State::Stopped)) {
+                SuiteOutcome::Stopped
+            } else if any(|state| matches!(state, State::Failed)) {
+                SuiteOutcome::SomeFailed
+            } else {
+                SuiteOutcome::Finished
+            },
+        )
     }
 
     fn supervise(&mut self) -> Result<()> {
@@ -188,7 +216,9 @@ impl<'a> Supervisor<'a> {
             } else {
                 self.look_elsewhere()?;
                 self.start_workers()?;
-                let unsettled = |state: &State| matches!(state, State::Waiting | State::Running(_) | State::Elsewhere);
+                let unsettled = |state: &State| {
+                    matches!(state, State::Waiting | State::Running(_) | State::Elsewhere)
+                };
                 if !self.states.iter().any(unsettled) {
                     return Ok(());
                 }
@@ -199,7 +229,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn is_running(&self) -> bool {
-        self.states.iter().any(|state| matches!(state, State::Running(_)))
+        self.states
+            .iter()
+            .any(|state| matches!(state, State::Running(_)))
     }
 
     fn run_directory(&self, index: usize) -> PathBuf {
@@ -209,11 +241,17 @@ impl<'a> Supervisor<'a> {
     /// Starts workers while there is room for them and something to do.
     fn start_workers(&mut self) -> Result<()> {
         loop {
-            let running = self.states.iter().filter(|state| matches!(state, State::Running(_))).count() as u64;
+            let running = self
+                .states
+                .iter()
+                .filter(|state| matches!(state, State::Running(_)))
+                .count() as u64;
             if running >= self.plan.jobs.max(1) {
                 return Ok(());
             }
-            let Some(index) = self.next() else { return Ok(()) };
+            let Some(index) = self.next() else {
+                return Ok(());
+            };
             let run_directory = self.run_directory(index);
             // Another supervisor may have been there since.
             if let Some(result) = journal::result(&run_directory)? {
@@ -232,35 +270,63 @@ impl<'a> Supervisor<'a> {
     /// those that need not wait for anything. If there are no others it starts anyway and trains the warm start itself,
     /// on a processor that would be idle.
     fn next(&self) -> Option<usize> {
-        let waiting = || (0..self.states.len()).filter(|index| matches!(self.states[*index], State::Waiting));
-        waiting().find(|index| !self.gains_by_waiting(*index)).or_else(|| waiting().next())
+        let waiting =
+            || (0..self.states.len()).filter(|index| matches!(self.states[*index], State::Waiting));
+        waiting()
+            .find(|index| !self.gains_by_waiting(*index))
+            .or_else(|| waiting().next())
     }
 
     fn gains_by_waiting(&self, index: usize) -> bool {
         let cell = &self.plan.cells[index];
-        let Some(full) = cell.warm_start_cell().map(|full| full.directory()) else { return false };
-        let Some(full) = self.plan.cells.iter().position(|other| other.directory() == full) else { return false };
+        let Some(full) = cell.warm_start_cell().map(|full| full.directory()) else {
+            return false;
+        };
+        let Some(full) = self
+            .plan
+            .cells
+            .iter()
+            .position(|other| other.directory() == full)
+        else {
+            return false;
+        };
         let step = cell.settings.warm_start_length();
         let left = checkpoint::at_step(&checkpoint::folder(&self.run_directory(full)), step);
-        matches!(self.states[full], State::Waiting | State::Running(_) | State::Elsewhere) && !left.is_dir()
+        matches!(
+            self.states[full],
+            State::Waiting | State::Running(_) | State::Elsewhere
+        ) && !left.is_dir()
     }
 
     fn start(&self, index: usize, run_directory: &Path) -> Result<Worker> {
         let mut command = Command::new(&self.program);
         command.arg("worker").arg("--supervised").arg(run_directory);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
         command.envs(ALLOCATOR.iter().filter(unset).copied());
         let mut child = command.spawn().map_err(failed_to("start", &self.program))?;
         let input = child.stdin.take();
         let mut readers = Vec::new();
         if let Some(output) = child.stdout.take() {
-            readers.push(read_lines(output, self.sender.clone(), move |line| Line::Output(index, line)));
+            readers.push(read_lines(output, self.sender.clone(), move |line| {
+                Line::Output(index, line)
+            }));
         }
         if let Some(messages) = child.stderr.take() {
-            readers.push(read_lines(messages, self.sender.clone(), move |line| Line::Message(index, line)));
+            readers.push(read_lines(messages, self.sender.clone(), move |line| {
+                Line::Message(index, line)
+            }));
         }
-        Ok(Worker { child, input, readers, newest_message: None, has_begun: false })
+        Ok(Worker {
+            child,
+            input,
+            readers,
+            newest_message: None,
+            has_begun: false,
+        })
     }
 
     /// Tells the workers why to stop, each reason once; a second interrupt of a person who will not wait kills them,
@@ -276,10 +342,15 @@ impl<'a> Supervisor<'a> {
             });
         }
         for state in &mut self.states {
-            let State::Running(worker) = state else { continue };
+            let State::Running(worker) = state else {
+                continue;
+            };
             if reason == Reason::Budget && is_news {
                 // A worker that has just ended no longer listens.
-                let _ = worker.input.as_mut().map(|input| writeln!(input, "{BUDGET_LINE}"));
+                let _ = worker
+                    .input
+                    .as_mut()
+                    .map(|input| writeln!(input, "{BUDGET_LINE}"));
             } else if reason != Reason::Budget {
                 worker.input = None;
             }
@@ -304,19 +375,27 @@ impl<'a> Supervisor<'a> {
     fn pass_on(&mut self, line: Line) {
         match line {
             Line::Output(index, line) => {
-                let Ok(record) = serde_json::from_str::<Record>(&line) else { return };
+                let Ok(record) = serde_json::from_str::<Record>(&line) else {
+                    return;
+                };
                 let manifest_path = self.run_directory(index).join(journal::MANIFEST);
-                let State::Running(worker) = &mut self.states[index] else { return };
+                let State::Running(worker) = &mut self.states[index] else {
+                    return;
+                };
                 if !worker.has_begun {
                     worker.has_begun = true;
-                    let manifest: Option<Manifest> = files::read_json(&manifest_path, "a run's manifest").ok();
-                    let from = manifest.and_then(|manifest| Some(manifest.sessions.last()?.from_step));
+                    let manifest: Option<Manifest> =
+                        files::read_json(&manifest_path, "a run's manifest").ok();
+                    let from =
+                        manifest.and_then(|manifest| Some(manifest.sessions.last()?.from_step));
                     self.display.resumes(index, from.unwrap_or(0));
                 }
                 self.display.record(index, &record);
             }
             Line::Message(index, line) => {
-                let State::Running(worker) = &mut self.states[index] else { return };
+                let State::Running(worker) = &mut self.states[index] else {
+                    return;
+                };
                 match line.strip_prefix("error: ") {
                     // Shown when the worker has ended.
                     Some(error) => worker.newest_message = Some(error.to_owned()),
@@ -333,8 +412,16 @@ impl<'a> Supervisor<'a> {
     /// Takes note of workers that have ended.
     fn reap(&mut self) -> Result<()> {
         for index in 0..self.states.len() {
-            let State::Running(worker) = &mut self.states[index] else { continue };
-            let Some(status) = worker.child.try_wait().context("cannot wait for a worker")? else { continue };
+            let State::Running(worker) = &mut self.states[index] else {
+                continue;
+            };
+            let Some(status) = worker
+                .child
+                .try_wait()
+                .context("cannot wait for a worker")?
+            else {
+                continue;
+            };
             let readers = std::mem::take(&mut worker.readers);
             for reader in readers {
                 // Its pipe has ended with the worker.
@@ -343,7 +430,10 @@ impl<'a> Supervisor<'a> {
             while let Ok(line) = self.lines.try_recv() {
                 self.pass_on(line);
             }
-            let State::Running(worker) = std::mem::replace(&mut self.states[index], State::Waiting) else { continue };
+            let State::Running(worker) = std::mem::replace(&mut self.states[index], State::Waiting)
+            else {
+                continue;
+            };
             self.judge(index, status, worker.newest_message)?;
         }
         Ok(())
@@ -368,7 +458,10 @@ impl<'a> Supervisor<'a> {
             };
             if let Some(stop) = stop {
                 self.states[index] = State::Stopped;
-                self.display.stopped(index, &format!("stopped: {} at step {}", stop.reason, stop.step));
+                self.display.stopped(
+                    index,
+                    &format!("stopped: {} at step {}", stop.reason, stop.step),
+                );
                 return Ok(());
             }
             if self.lost_leases[index] < MOST_LOST_LEASES {
@@ -377,13 +470,16 @@ impl<'a> Supervisor<'a> {
                 return Ok(());
             }
         }
-        if self.stop.interrupts() > 1 && status.code().is_none() {
+        if self.stop.reason().is_some() && status.code().is_none() {
             self.states[index] = State::Stopped;
             self.display.stopped(index, "killed");
             return Ok(());
         }
         let left = journal::failure(&run_directory)?.map(|failure| failure.error);
-        let error = left.clone().or(message).unwrap_or_else(|| how_it_ended(status));
+        let error = left
+            .clone()
+            .or(message)
+            .unwrap_or_else(|| how_it_ended(status));
         if left.is_none() {
             leave_failure(&run_directory, self.stop, &error);
         }
@@ -425,11 +521,18 @@ impl<'a> Supervisor<'a> {
 }
 
 /// Sends on every line of a worker's output. Bytes that are no text become question marks: a library may print anything.
-fn read_lines(source: impl Read + Send + 'static, sender: Sender<Line>, make: impl Fn(String) -> Line + Send + 'static) -> JoinHandle<()> {
+fn read_lines(
+    source: impl Read + Send + 'static,
+    sender: Sender<Line>,
+    make: impl Fn(String) -> Line + Send + 'static,
+) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut source = BufReader::new(source);
         let mut line = Vec::new();
-        while source.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+        while source
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|bytes| bytes > 0)
+        {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             if sender.send(make(text)).is_err() {
                 return;
@@ -504,25 +607,49 @@ mod tests {
         // Another process writes it: one that this process has open for writing could not be started while a test beside
         // this one is forking.
         let mut writer = Command::new("sh");
-        writer.args(["-c", "cat > \"$0\" && chmod +x \"$0\""]).arg(&path).stdin(Stdio::piped());
+        writer
+            .args(["-c", "cat > \"$0\" && chmod +x \"$0\""])
+            .arg(&path)
+            .stdin(Stdio::piped());
         let mut writer = writer.spawn().expect("started");
         let text = format!("#!/bin/sh\nmkdir -p \"$3\"\n{script}\n");
-        writer.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
+        writer
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(text.as_bytes())
+            .expect("written");
         assert!(writer.wait().expect("waited for").success());
         path
     }
 
     #[cfg(unix)]
     fn outcome(suite: &Path, plan: &Plan, script: &str, stop: &Stop) -> SuiteOutcome {
-        let supervisor = Supervisor::new(suite, plan, program(suite, script), stop, silent()).expect("no run refused");
+        let supervisor = Supervisor::new(suite, plan, program(suite, script), stop, silent())
+            .expect("no run refused");
         supervisor.run().expect("supervised")
     }
 
     fn result_text() -> String {
-        let numbers = ["update_steps", "tokens_seen", "validation_targets", "bytes_per_target", "tokens_per_second",
-            "training_seconds", "evaluation_seconds", "wall_seconds", "weight_bytes", "optimizer_state_bytes", "restarts", "resets"];
+        let numbers = [
+            "update_steps",
+            "tokens_seen",
+            "validation_targets",
+            "bytes_per_target",
+            "tokens_per_second",
+            "training_seconds",
+            "evaluation_seconds",
+            "wall_seconds",
+            "weight_bytes",
+            "optimizer_state_bytes",
+            "restarts",
+            "resets",
+        ];
         let fields: Vec<String> = numbers.iter().map(|name| format!("\"{name}\":1")).collect();
-        format!("{{\"schema\":1,\"status\":\"complete\",{}}}", fields.join(","))
+        format!(
+            "{{\"schema\":1,\"status\":\"complete\",{}}}",
+            fields.join(",")
+        )
     }
 
     fn finish(run_directory: &Path) {
@@ -531,7 +658,8 @@ mod tests {
     }
 
     #[cfg(unix)]
-    const FINISH: &str = "cp \"${0%/*}/result\" \"$3/result.json\"; echo done >> \"${0%/*}/started\"";
+    const FINISH: &str =
+        "cp \"${0%/*}/result\" \"$3/result.json\"; echo done >> \"${0%/*}/started\"";
 
     #[test]
     #[cfg(unix)]
@@ -542,10 +670,21 @@ mod tests {
         let directory = suite.path().join(plan.cells[0].directory());
         finish(&directory);
         let (row, determines) = (plan.cells[0].row(), plan.cells[0].determines());
-        let manifest = Manifest { schema: results::record::SCHEMA, row, determines, sessions: Vec::new() };
+        let manifest = Manifest {
+            schema: results::record::SCHEMA,
+            row,
+            determines,
+            sessions: Vec::new(),
+        };
         files::write_json(&directory.join(journal::MANIFEST), &manifest).expect("written");
-        assert_eq!(outcome(suite.path(), &plan, FINISH, &Stop::new(None)), SuiteOutcome::Finished);
-        assert_eq!(fs::read_to_string(suite.path().join("started")).expect("read"), "done\n");
+        assert_eq!(
+            outcome(suite.path(), &plan, FINISH, &Stop::new(None)),
+            SuiteOutcome::Finished
+        );
+        assert_eq!(
+            fs::read_to_string(suite.path().join("started")).expect("read"),
+            "done\n"
+        );
     }
 
     #[test]
@@ -555,12 +694,21 @@ mod tests {
         fs::write(suite.path().join("result"), result_text()).expect("written");
         let plan = plan_of(&["full", "relora"], 1);
         let script = format!("case \"$3\" in *full*) kill -9 $$;; esac; {FINISH}");
-        assert_eq!(outcome(suite.path(), &plan, &script, &Stop::new(None)), SuiteOutcome::SomeFailed);
+        assert_eq!(
+            outcome(suite.path(), &plan, &script, &Stop::new(None)),
+            SuiteOutcome::SomeFailed
+        );
         let directory = suite.path().join(plan.cells[0].directory());
         assert_eq!(status(&directory).expect("readable"), Status::Failed);
-        let error = journal::failure(&directory).expect("readable").expect("left").error;
+        let error = journal::failure(&directory)
+            .expect("readable")
+            .expect("left")
+            .error;
         assert!(error.starts_with("its worker was killed"), "{error}");
-        assert_eq!(status(&suite.path().join(plan.cells[1].directory())).expect("readable"), Status::Complete);
+        assert_eq!(
+            status(&suite.path().join(plan.cells[1].directory())).expect("readable"),
+            Status::Complete
+        );
     }
 
     #[test]
@@ -569,8 +717,12 @@ mod tests {
         let suite = tempfile::tempdir().expect("temporary directory");
         let plan = plan_of(&["full"], 1);
         let script = "echo 'note' >&2; echo 'error: the device failed' >&2; exit 1";
-        assert_eq!(outcome(suite.path(), &plan, script, &Stop::new(None)), SuiteOutcome::SomeFailed);
-        let failure = journal::failure(&suite.path().join(plan.cells[0].directory())).expect("readable");
+        assert_eq!(
+            outcome(suite.path(), &plan, script, &Stop::new(None)),
+            SuiteOutcome::SomeFailed
+        );
+        let failure =
+            journal::failure(&suite.path().join(plan.cells[0].directory())).expect("readable");
         assert_eq!(failure.expect("left").error, "the device failed");
     }
 
@@ -581,7 +733,9 @@ mod tests {
         let plan = plan_of(&["full", "relora"], 1);
         let stop = Stop::new(None);
         let record = r#"{"type":"stop","step":3,"reason":"interrupted"}"#;
-        let script = format!("echo started >> \"${{0%/*}}/started\"; cat > /dev/null; echo '{record}' > \"$3/metrics.jsonl\"; exit 75");
+        let script = format!(
+            "echo started >> \"${{0%/*}}/started\"; cat > /dev/null; echo '{record}' > \"$3/metrics.jsonl\"; exit 75"
+        );
         let interrupt = {
             let (stop, started) = (stop.clone(), suite.path().join("started"));
             thread::spawn(move || {
@@ -591,10 +745,18 @@ mod tests {
                 stop.set(Reason::Interrupted);
             })
         };
-        assert_eq!(outcome(suite.path(), &plan, &script, &stop), SuiteOutcome::Stopped);
+        assert_eq!(
+            outcome(suite.path(), &plan, &script, &stop),
+            SuiteOutcome::Stopped
+        );
         interrupt.join().expect("no panic");
-        let of = |index: usize| status(&suite.path().join(plan.cells[index].directory())).expect("readable");
-        assert_eq!((of(0), of(1)), (Status::StoppedInterrupted, Status::Pending));
+        let of = |index: usize| {
+            status(&suite.path().join(plan.cells[index].directory())).expect("readable")
+        };
+        assert_eq!(
+            (of(0), of(1)),
+            (Status::StoppedInterrupted, Status::Pending)
+        );
     }
 
     #[test]
@@ -604,14 +766,20 @@ mod tests {
         let plan = plan_of(&["full"], 1);
         let directory = suite.path().join(plan.cells[0].directory());
         fs::create_dir(&directory).expect("created");
-        let Claim::Taken(lease) = Lease::claim(&directory, &Stop::new(None)).expect("claimed") else { panic!("held") };
+        let Claim::Taken(lease) = Lease::claim(&directory, &Stop::new(None)).expect("claimed")
+        else {
+            panic!("held")
+        };
         assert_eq!(status(&directory).expect("readable"), Status::Running);
         let other = thread::spawn(move || {
             thread::sleep(Duration::from_millis(300));
             finish(&directory);
             drop(lease);
         });
-        assert_eq!(outcome(suite.path(), &plan, "exit 1", &Stop::new(None)), SuiteOutcome::Finished);
+        assert_eq!(
+            outcome(suite.path(), &plan, "exit 1", &Stop::new(None)),
+            SuiteOutcome::Finished
+        );
         other.join().expect("no panic");
     }
 
@@ -621,15 +789,25 @@ mod tests {
         let mut plan = plan_of(&["full", "relora", "control"], 2);
         let stop = Stop::new(None);
         plan.cells[2].method = "control".into();
-        let mut supervisor = Supervisor::new(suite.path(), &plan, PathBuf::new(), &stop, silent()).expect("no run refused");
+        let mut supervisor = Supervisor::new(suite.path(), &plan, PathBuf::new(), &stop, silent())
+            .expect("no run refused");
         assert_eq!(supervisor.next(), Some(0), "full first");
         supervisor.states[0] = State::Elsewhere;
-        assert_eq!(supervisor.next(), Some(2), "the warm start is still to come");
+        assert_eq!(
+            supervisor.next(),
+            Some(2),
+            "the warm start is still to come"
+        );
         supervisor.states[2] = State::Elsewhere;
-        assert_eq!(supervisor.next(), Some(1), "nothing else to do: it trains the warm start itself");
+        assert_eq!(
+            supervisor.next(),
+            Some(1),
+            "nothing else to do: it trains the warm start itself"
+        );
         supervisor.states[2] = State::Waiting;
         let step = plan.cells[1].settings.warm_start_length();
-        let handed_on = checkpoint::at_step(&folder(&suite.path().join(plan.cells[0].directory())), step);
+        let handed_on =
+            checkpoint::at_step(&folder(&suite.path().join(plan.cells[0].directory())), step);
         fs::create_dir_all(handed_on).expect("created");
         assert_eq!(supervisor.next(), Some(1), "the warm start is there");
         supervisor.states = vec![State::Done, State::Done, State::Done];

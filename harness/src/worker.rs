@@ -28,25 +28,34 @@ use crate::stop::{self, Reason, Stop};
 /// [`UserError`] for a directory that is no run of a suite, or one made with other settings; otherwise what kept the run
 /// from going on, which is also left in `failed.json`.
 pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
+    // First of all: a terminal's Ctrl-C reaches workers too, and must find one that knows what to do.
+    let stop = Stop::new(None);
+    stop.install_signals()?;
     let (plan, cell) = assignment(directory)?;
     journal::check(directory, &cell)?;
     if journal::result(directory)?.is_some() {
         return Ok(Exit::Success);
     }
     stop::poison_on_panic();
-    let stop = Stop::new(None);
-    stop.install_signals()?;
     if supervised {
         stop.watch_supervisor()?;
     }
     let threads = usize::try_from(plan.threads).context("too many threads")?;
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start compute threads")?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start compute threads")?;
 
     files::create_directory(directory)?;
     let lease = match Lease::claim(directory, &stop)? {
         Claim::Taken(lease) => lease,
         Claim::Held(holder) => {
-            warn(&format!("{} is worked on by process {} on {}", directory.display(), holder.pid, holder.host));
+            warn(&format!(
+                "{} is worked on by process {} on {}",
+                directory.display(),
+                holder.pid,
+                holder.host
+            ));
             return Ok(Exit::Stopped);
         }
     };
@@ -55,17 +64,28 @@ pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
     }
     let mut journal = Journal::open(directory, &cell, lease, session(&plan))?;
     journal.copy_to_stdout();
-    let ended = catch_unwind(AssertUnwindSafe(|| train(&plan, &cell, &mut journal, &stop)));
-    let ended = ended.unwrap_or_else(|_| Err(anyhow!(stop::poisoned().unwrap_or_else(|| "a panic".into()))));
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        train(&plan, &cell, &mut journal, &stop)
+    }));
+    let ended = ended.unwrap_or_else(|_| {
+        Err(anyhow!(
+            stop::poisoned().unwrap_or_else(|| "a panic".into())
+        ))
+    });
     match ended {
         Ok(Outcome::Complete | Outcome::Diverged { .. }) => Ok(Exit::Success),
         Ok(Outcome::Stopped(_)) => Ok(Exit::Stopped),
         Err(error) => {
             // On a full disk this fails too; the exit code and the message remain.
             let recorded = journal.fail(&one_line(&error));
-            if stop.reason() == Some(Reason::LostLease) || recorded.is_err_and(|error| error.is::<LostLease>()) {
+            if stop.reason() == Some(Reason::LostLease)
+                || recorded.is_err_and(|error| error.is::<LostLease>())
+            {
                 // Whatever went wrong then went wrong because two worked here.
-                warn(&format!("{}: another process has taken the run over", directory.display()));
+                warn(&format!(
+                    "{}: another process has taken the run over",
+                    directory.display()
+                ));
                 return Ok(Exit::Stopped);
             }
             Err(error)
@@ -85,12 +105,30 @@ pub fn data(cell: &Cell, store: &Arc<Store>) -> Result<Data> {
     };
     let batches = |split, order, global_batch: u64| {
         let length = settings.sequence_length as usize;
-        let (global_batch, micro_batch) = (global_batch as usize, settings.micro_batch_size as usize);
-        Batches::new(Arc::clone(store), split, order, layout, length, settings.overlap as usize, global_batch, micro_batch)
+        let (global_batch, micro_batch) =
+            (global_batch as usize, settings.micro_batch_size as usize);
+        Batches::new(
+            Arc::clone(store),
+            split,
+            order,
+            layout,
+            length,
+            settings.overlap as usize,
+            global_batch,
+            micro_batch,
+        )
     };
     Ok(Data {
-        training: batches(Split::Training, Order::Seeded(cell.seed), settings.global_batch_size)?,
-        validation: batches(Split::Validation, Order::Sequential, settings.micro_batch_size)?,
+        training: batches(
+            Split::Training,
+            Order::Seeded(cell.seed),
+            settings.global_batch_size,
+        )?,
+        validation: batches(
+            Split::Validation,
+            Order::Sequential,
+            settings.micro_batch_size,
+        )?,
     })
 }
 
@@ -98,8 +136,13 @@ pub fn data(cell: &Cell, store: &Arc<Store>) -> Result<Data> {
 fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result<Outcome> {
     let store = Arc::new(Store::open(&plan.store)?);
     if store.hash() != cell.data.hash {
-        let message = format!("{} holds another text than this run was planned with", plan.store.display());
-        return Err(UserError::new(message).hint("run the command that made the suite again: it prepares the text anew").into());
+        let message = format!(
+            "{} holds another text than this run was planned with",
+            plan.store.display()
+        );
+        return Err(UserError::new(message)
+            .hint("run the command that made the suite again: it prepares the text anew")
+            .into());
     }
     let data = data(cell, &store)?;
     // The stream's first token is the only one that is no target.
@@ -107,28 +150,55 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
     journal.set_bytes_per_target(store.validation_text_bytes() as f64 / targets as f64);
     let algorithm = cell.algorithm()?;
     let draws = Seeded { seed: cell.seed };
-    let device: Device = plan.device.parse().map_err(|error: UnknownName| UserError::new(error.to_string()))?;
-    let precision: Precision = plan.precision.parse().map_err(|error: UnknownName| UserError::new(error.to_string()))?;
-    let mut learner = models::learner(&cell.network(), &algorithm.adamw, device, precision, &draws)?;
+    let device: Device = plan
+        .device
+        .parse()
+        .map_err(|error: UnknownName| UserError::new(error.to_string()))?;
+    let precision: Precision = plan
+        .precision
+        .parse()
+        .map_err(|error: UnknownName| UserError::new(error.to_string()))?;
+    let mut learner =
+        models::learner(&cell.network(), &algorithm.adamw, device, precision, &draws)?;
     run::run(&algorithm, learner.as_mut(), &draws, &data, journal, stop)
 }
 
 /// The plan of the suite that a run directory lies in, and the cell that it is named after.
 fn assignment(directory: &Path) -> Result<(Plan, Cell)> {
     // By its own name, also where it was given as `.` or with `..` in it; it need not be there yet.
-    let whole = std::path::absolute(directory).with_context(|| format!("cannot resolve {}", directory.display()))?;
+    let whole = std::path::absolute(directory)
+        .with_context(|| format!("cannot resolve {}", directory.display()))?;
     let whole = whole.canonicalize().unwrap_or(whole);
     let plan = Plan::read(files::parent(&whole))?;
-    let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let cell = plan.cells.iter().find(|cell| cell.directory() == name).cloned();
+    let name = whole
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let cell = plan
+        .cells
+        .iter()
+        .find(|cell| cell.directory() == name)
+        .cloned();
     let cell = cell.ok_or_else(|| {
-        UserError::unknown("cell", &name, plan.cells.iter().map(Cell::directory).collect::<Vec<_>>().iter().map(String::as_str))
+        UserError::unknown(
+            "cell",
+            &name,
+            plan.cells
+                .iter()
+                .map(Cell::directory)
+                .collect::<Vec<_>>()
+                .iter()
+                .map(String::as_str),
+        )
     })?;
     Ok((plan, cell))
 }
 
 fn session(plan: &Plan) -> Session {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Session {
         version: env!("CARGO_PKG_VERSION").into(),
         started_unix_seconds: since_epoch.as_secs(),
@@ -141,9 +211,17 @@ fn session(plan: &Plan) -> Session {
 /// The device's name as its driver gives it, or the processor's where the system tells, else its architecture.
 fn device_name(device: &str) -> String {
     if let Ok(Device::Cuda(index)) = device.parse() {
-        return models::probe().devices.get(index).cloned().unwrap_or_else(|| device.to_owned());
+        return models::probe()
+            .devices
+            .get(index)
+            .cloned()
+            .unwrap_or_else(|| device.to_owned());
     }
     let processors = files::read_to_string(&PathBuf::from("/proc/cpuinfo")).unwrap_or_default();
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
+    let model = processors.lines().find_map(|line| {
+        line.strip_prefix("model name")?
+            .split_once(':')
+            .map(|(_, name)| name.trim())
+    });
     model.map_or_else(|| std::env::consts::ARCH.to_owned(), str::to_owned)
 }

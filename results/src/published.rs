@@ -88,6 +88,9 @@ pub fn all() -> &'static [Published] {
 /// The figure of the paper's main table (table 2; at `1b` that of its 1.3B section) for what the row trains.
 #[must_use]
 pub fn main_table(row: &RowKeys) -> Option<&'static Published> {
+    if !has_the_papers_rank(row) {
+        return None;
+    }
     let method = match row.preset.as_str() {
         "low-rank" => "lora",
         preset @ ("full" | "control" | "lora-warm-start" | "relora") => preset,
@@ -96,9 +99,15 @@ pub fn main_table(row: &RowKeys) -> Option<&'static Published> {
     find(&["table 2", "1.3B"], &row.size, method)
 }
 
+/// The paper's low-rank rows all have rank 128.
+fn has_the_papers_rank(row: &RowKeys) -> bool {
+    row.rank.is_none_or(|rank| rank == 128)
+}
+
 /// The figure of the paper's ablation (table 6, 130m) for the row's switches.
 ///
-/// The paper's rows without a warm start had a frozen weight of zero until the first merge. A method without re-warm-up has no
+/// The paper's rows without a warm start had no weight, or one of zero until the first merge, and only such rows of ours
+/// stand beside them. A method without re-warm-up has no
 /// counterpart, nor has one with a warm start and only some of the other parts.
 #[must_use]
 pub fn ablation_table(row: &RowKeys) -> Option<&'static Published> {
@@ -109,7 +118,8 @@ pub fn ablation_table(row: &RowKeys) -> Option<&'static Published> {
             None
         };
     }
-    if row.preset == "lora" || (row.jagged && !row.rewarmup) {
+    let without_weight = matches!(row.base.as_deref(), Some("zero" | "none"));
+    if !has_the_papers_rank(row) || row.warm_start == without_weight || (row.jagged && !row.rewarmup) {
         return None;
     }
     let method = match (
@@ -154,6 +164,7 @@ mod tests {
             dialect: "default".into(),
             low_rank: !matches!(preset, "full" | "control"),
             rank: None,
+            base: (preset == "low-rank").then(|| "none".into()),
             restarts: preset == "relora",
             optimizer_reset: preset == "relora",
             jagged: preset == "relora",
@@ -197,7 +208,12 @@ mod tests {
         let mut row = row("130m", "relora");
         let outcome = |row: &RowKeys| ablation_table(row).map(|published| published.outcome);
         assert_eq!(outcome(&row), Some(Outcome::Perplexity(25.04)));
+        row.rank = Some(8);
+        assert_eq!(outcome(&row), None, "the paper's rank is 128");
+        row.rank = Some(128);
         row.warm_start = false;
+        assert_eq!(outcome(&row), None, "without a warm start the paper merged into a weight of zero");
+        row.base = Some("zero".into());
         assert_eq!(outcome(&row), Some(Outcome::Perplexity(29.77)));
         row.jagged = false;
         assert_eq!(outcome(&row), Some(Outcome::Diverged));

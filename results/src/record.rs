@@ -39,6 +39,9 @@ pub struct RowKeys {
     pub low_rank: bool,
     /// Rank r of the factors; none for full-rank methods.
     pub rank: Option<u64>,
+    /// What stands beside the low-rank product: `keep`, `zero` or `none`; none for full-rank methods.
+    #[serde(default)]
+    pub base: Option<String>,
     /// Whether the factors are merged and drawn anew.
     pub restarts: bool,
     /// Whether the factors' Adam moments are reset.

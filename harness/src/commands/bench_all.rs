@@ -4,7 +4,6 @@ use super::request::Request;
 use super::{print, tables};
 use crate::cli::BenchAllOptions;
 use crate::exit::Exit;
-use crate::files;
 use crate::suite::{self, SuiteOutcome};
 
 /// Trains what the flags ask for, as far as it is not done, and prints the tables.
@@ -22,9 +21,7 @@ pub fn run(options: BenchAllOptions) -> anyhow::Result<Exit> {
 
 /// Plans, runs and tabulates.
 pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
-    let planned = request.plan(false)?;
-    files::create_directory(&request.directory)?;
-    planned.whole.write(&request.directory)?;
+    let planned = request.settle(false)?;
     let outcome = suite::run_suite(&request.directory, &planned.asked)?;
     let runs = tables::runs(&request.directory)?;
     let folder = tables::write(&runs, &request.directory)?;

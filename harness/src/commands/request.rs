@@ -20,6 +20,9 @@ use crate::profile::{Data, Profile};
 use crate::settings::suggestion;
 use crate::{files, worker};
 
+/// Held while a suite's plan is read, added to and written.
+const LOCK: &str = "plan.lock";
+
 /// What was asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -157,6 +160,30 @@ impl Request {
         Ok(Planned { asked, whole })
     }
 
+    /// Plans, and writes `plan.toml` into the suite's directory: one process at a time, so that of two that start in one
+    /// suite neither loses the other's cells.
+    ///
+    /// # Errors
+    /// Those of [`Request::plan`], and what the disk says.
+    pub fn settle(&self, with_time: bool) -> anyhow::Result<Planned> {
+        let before = self.earlier()?;
+        // All that can be wrong is found before the directory is touched.
+        let mut planned = self.plan(with_time)?;
+        files::create_directory(&self.directory)?;
+        let path = self.directory.join(LOCK);
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(files::failed_to("open", &path))?;
+        lock.lock().map_err(files::failed_to("lock", &path))?;
+        if self.earlier()? != before {
+            planned = self.plan(with_time)?;
+        }
+        planned.whole.write(&self.directory)?;
+        Ok(planned)
+    }
+
     /// The plan that the directory holds already.
     fn earlier(&self) -> anyhow::Result<Option<Plan>> {
         let directory = &self.directory;
@@ -170,7 +197,10 @@ impl Request {
             );
             return Err(UserError::new(message).into());
         }
-        if !files::entries(directory)?.is_empty() {
+        if files::entries(directory)?
+            .iter()
+            .any(|entry| entry.file_name() != Some(LOCK.as_ref()))
+        {
             let message = format!(
                 "--out {}: holds something that is no suite; give a new or an empty folder",
                 directory.display()

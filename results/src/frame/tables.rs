@@ -351,6 +351,10 @@ impl<'a> Group<'a> {
             .filter_map(|run| Some((run.row.seed, run.complete()?)))
     }
 
+    fn has_diverged(&self) -> bool {
+        self.count(|status| status == Status::Diverged) > 0
+    }
+
     /// A figure of every complete seed that has it.
     fn values(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Vec<(u64, f64)> {
         self.complete()
@@ -453,7 +457,8 @@ impl Compared<'_> {
     fn verdict(&self) -> Option<&'static str> {
         let difference = self.difference?;
         Some(match self.p_adjusted {
-            Some(p) if p < SIGNIFICANCE && difference.estimate.point < 0.0 => "better",
+            // Only the seeds that survived are compared: a method that lost some to divergence cannot win by the others.
+            Some(p) if p < SIGNIFICANCE && difference.estimate.point < 0.0 && !self.group.has_diverged() => "better",
             Some(p) if p < SIGNIFICANCE && difference.estimate.point > 0.0 => "worse",
             _ => "unresolved",
         })
