@@ -134,11 +134,11 @@ pub fn one_line(error: &anyhow::Error) -> String {
 #[must_use]
 pub fn blame(error: &anyhow::Error) -> Exit {
     let input = error.chain().any(|cause| {
-        let of_data = cause.downcast_ref::<DataError>().map(|error| match error {
-            DataError::Write { .. } | DataError::Damaged { .. } | DataError::Tokenizer { .. } => {
-                false
-            }
-            _ => true,
+        let of_data = cause.downcast_ref::<DataError>().map(|error| {
+            !matches!(
+                error,
+                DataError::Write { .. } | DataError::Damaged { .. } | DataError::Tokenizer { .. }
+            )
         });
         let of_device = cause
             .downcast_ref::<DeviceError>()
