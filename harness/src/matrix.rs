@@ -334,7 +334,9 @@ impl Cell {
             dialect: self.dialect.clone(),
             low_rank: settings.low_rank,
             rank: settings.low_rank.then_some(settings.rank),
-            base: settings.low_rank.then(|| settings.base.show().as_str().unwrap_or_default().to_owned()),
+            base: settings
+                .low_rank
+                .then(|| settings.base.show().as_str().unwrap_or_default().to_owned()),
             restarts: settings.restarts,
             optimizer_reset: settings.optimizer_reset,
             jagged: settings.jagged,

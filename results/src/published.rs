@@ -119,7 +119,10 @@ pub fn ablation_table(row: &RowKeys) -> Option<&'static Published> {
         };
     }
     let without_weight = matches!(row.base.as_deref(), Some("zero" | "none"));
-    if !has_the_papers_rank(row) || row.warm_start == without_weight || (row.jagged && !row.rewarmup) {
+    if !has_the_papers_rank(row)
+        || row.warm_start == without_weight
+        || (row.jagged && !row.rewarmup)
+    {
         return None;
     }
     let method = match (
@@ -212,7 +215,11 @@ mod tests {
         assert_eq!(outcome(&row), None, "the paper's rank is 128");
         row.rank = Some(128);
         row.warm_start = false;
-        assert_eq!(outcome(&row), None, "without a warm start the paper merged into a weight of zero");
+        assert_eq!(
+            outcome(&row),
+            None,
+            "without a warm start the paper merged into a weight of zero"
+        );
         row.base = Some("zero".into());
         assert_eq!(outcome(&row), Some(Outcome::Perplexity(29.77)));
         row.jagged = false;

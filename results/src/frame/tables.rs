@@ -458,7 +458,13 @@ impl Compared<'_> {
         let difference = self.difference?;
         Some(match self.p_adjusted {
             // Only the seeds that survived are compared: a method that lost some to divergence cannot win by the others.
-            Some(p) if p < SIGNIFICANCE && difference.estimate.point < 0.0 && !self.group.has_diverged() => "better",
+            Some(p)
+                if p < SIGNIFICANCE
+                    && difference.estimate.point < 0.0
+                    && !self.group.has_diverged() =>
+            {
+                "better"
+            }
             Some(p) if p < SIGNIFICANCE && difference.estimate.point > 0.0 => "worse",
             _ => "unresolved",
         })
