@@ -79,6 +79,29 @@ fn a_resumed_run_equals_an_uninterrupted_one_at_every_kind_of_boundary() {
     }
 }
 
+/// Between two calls of one update nothing can be asked to stop, but a process can die there. What it would have written
+/// afterwards is lost, and the run goes on from its last checkpoint.
+#[test]
+fn a_run_that_dies_inside_an_update_resumes_from_its_last_checkpoint() {
+    let laboratory = Laboratory::new(APART);
+    let cell = laboratory.cell("relora", 1);
+    let whole = laboratory.train(&cell, "whole", None);
+    for (what, death) in [
+        ("inside accumulation", Death::InAccumulation { step: 23 }),
+        ("between merge and reset", Death::BeforeReset { step: 27 }),
+    ] {
+        laboratory.train(&cell, what, Some(21));
+        let error = laboratory
+            .try_train(&cell, what, None, Some(death))
+            .err()
+            .expect(what);
+        assert!(error.to_string().contains(DEAD), "{what}: {error}");
+        laboratory
+            .train(&cell, what, None)
+            .assert_equals(&whole, what);
+    }
+}
+
 #[test]
 fn a_run_resumed_again_and_again_equals_an_uninterrupted_one() {
     let laboratory = Laboratory::new(&["dropout=0.1", "reset=random", "reset_ratio=0.9"]);
@@ -243,8 +266,29 @@ impl Laboratory {
         self.train_into(cell, &self.path(inside), stop_after)
     }
 
-    /// What a worker does, with `stop_after` updates done at most.
     fn train_into(&self, cell: &Cell, directory: &Path, stop_after: Option<u64>) -> Trained {
+        self.attempt(cell, directory, stop_after, None)
+            .expect("a run")
+    }
+
+    fn try_train(
+        &self,
+        cell: &Cell,
+        inside: &str,
+        stop_after: Option<u64>,
+        death: Option<Death>,
+    ) -> anyhow::Result<Trained> {
+        self.attempt(cell, &self.path(inside), stop_after, death)
+    }
+
+    /// What a worker does, with `stop_after` updates done at most.
+    fn attempt(
+        &self,
+        cell: &Cell,
+        directory: &Path,
+        stop_after: Option<u64>,
+        death: Option<Death>,
+    ) -> anyhow::Result<Trained> {
         fs::create_dir_all(directory).expect("a run directory");
         let stop = Stop::new(None);
         let Claim::Taken(lease) = Lease::claim(directory, &stop).expect("a claim") else {
@@ -274,14 +318,17 @@ impl Laboratory {
             stop: stop.clone(),
             stop_after,
             first_update: None,
+            death,
+            micro_batches: 0,
+            updates: 0,
+            dead: false,
         };
-        let outcome =
-            run::run(&algorithm, &mut learner, &draws, &data, &mut journal, &stop).expect("a run");
-        Trained {
+        let outcome = run::run(&algorithm, &mut learner, &draws, &data, &mut journal, &stop)?;
+        Ok(Trained {
             directory: directory.to_owned(),
             outcome,
             first_update_here: learner.first_update,
-        }
+        })
     }
 }
 
@@ -341,10 +388,42 @@ struct Stopping {
     stop: Stop,
     stop_after: Option<u64>,
     first_update: Option<u64>,
+    death: Option<Death>,
+    /// Micro-batches since the last update.
+    micro_batches: u64,
+    /// Updates done, those of earlier processes included.
+    updates: u64,
+    /// Nothing leaves the learner any more, so nothing reaches the disk.
+    dead: bool,
+}
+
+/// A moment inside an update at which a process dies, `step` updates done.
+#[derive(Clone, Copy)]
+enum Death {
+    /// After the first of an update's micro-batches.
+    InAccumulation { step: u64 },
+    /// After the restart of that step, before its reset.
+    BeforeReset { step: u64 },
+}
+
+const DEAD: &str = "the process is dead";
+
+impl Stopping {
+    fn alive(&self) -> Result<(), DeviceFault> {
+        if self.dead {
+            Err(DeviceFault {
+                reason: DEAD.into(),
+            })
+        } else {
+            Ok(())
+        }
+    }
 }
 
 impl Learner for Stopping {
     fn update(&mut self, update: Update) {
+        self.updates = update.step + 1;
+        self.micro_batches = 0;
         self.first_update.get_or_insert(update.step);
         if self.stop_after == Some(update.step + 1) {
             self.stop.set(Reason::Interrupted);
@@ -357,6 +436,9 @@ impl Learner for Stopping {
     }
 
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
+        self.micro_batches += 1;
+        self.dead |= matches!(self.death, Some(Death::InAccumulation { step }) if step == self.updates)
+            && self.micro_batches == 2;
         self.inner.accumulate(batch, weight);
     }
 
@@ -365,10 +447,13 @@ impl Learner for Stopping {
     }
 
     fn reset_moments(&mut self, step: u64, reset: &MomentReset, draws: &dyn Draws) -> ResetReport {
+        self.dead |=
+            matches!(self.death, Some(Death::BeforeReset { step: fatal }) if fatal == step);
         self.inner.reset_moments(step, reset, draws)
     }
 
     fn drain(&mut self) -> Result<Vec<Reading>, DeviceFault> {
+        self.alive()?;
         self.inner.drain()
     }
 
@@ -381,6 +466,7 @@ impl Learner for Stopping {
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, DeviceFault> {
+        self.alive()?;
         self.inner.read(name)
     }
 

@@ -164,7 +164,8 @@ pub fn learner(
     }
 }
 
-#[cfg(feature = "cuda")]
+// The unit tests of this crate are a second build of it and need no CUDA: generating its learners again would take minutes.
+#[cfg(all(feature = "cuda", not(test)))]
 fn cuda_learner(
     network: &Network,
     adamw: &AdamW,
@@ -209,7 +210,7 @@ fn cuda_learner(
     Ok(PanicWatch::start().guard(|| Ok(make()))?)
 }
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(any(not(feature = "cuda"), test))]
 fn cuda_learner(
     _network: &Network,
     _adamw: &AdamW,

@@ -23,13 +23,7 @@ pub fn run(options: PlanOptions) -> anyhow::Result<Exit> {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
     }
-    // With a folder named, what is shown is what a later `bench-all` and workers started by hand will run.
-    let planned = if options.suite.out.is_some() {
-        request.settle(true)?
-    } else {
-        request.plan(true)?
-    };
-    let plan = planned.asked;
+    let plan = request.plan(true)?.asked;
     let precision = plan.precision.parse()?;
     let rows: Vec<Row> = plan
         .cells
