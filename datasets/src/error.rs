@@ -47,7 +47,7 @@ pub enum DataError {
         right: &'static str,
     },
     #[error(
-        "the {split} split is empty: {documents} documents were read and the validation share is {share}; give more text or another share"
+        "the {split} split is empty: {documents} documents were read and the validation share is {share}; give more text or another data.validation_share"
     )]
     EmptySplit {
         split: Split,

@@ -72,7 +72,7 @@ pub struct SuiteOptions {
     /// Only the cells of a method, a size, a size-method or a cell name; `*` matches anything; may be repeated
     #[arg(long, value_name = "FILTER")]
     pub only: Vec<String>,
-    /// Override one value of the profile, e.g. size.mini.learning_rate=1e-3; may be repeated
+    /// Override one value of the profile, e.g. size.nano.learning_rate=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<String>,
     /// Seeds, e.g. 1,2,3: every method is trained once with each

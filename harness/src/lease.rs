@@ -417,7 +417,12 @@ mod tests {
             return;
         };
         let lease = taken(claim(Path::new(&directory)));
-        println!("{}", if lease.is_some() { "taken" } else { "held" });
+        let answer: &[u8] = if lease.is_some() {
+            b"taken\n"
+        } else {
+            b"held\n"
+        };
+        io::Write::write_all(&mut io::stdout(), answer).expect("the parent listens");
         // Keeps the lease until the parent has seen all answers and closes the pipe, or kills.
         let _ = io::Read::read(&mut io::stdin(), &mut [0]);
     }

@@ -5,7 +5,7 @@ use crate::algorithm::MethodSwitches;
 use crate::exit::UserError;
 use crate::files;
 use crate::matrix::Cell;
-use crate::settings::Settings;
+use crate::settings::{NetworkName, Settings};
 use anyhow::Result;
 use models::{Batch, Device, Learner, Precision, Seeded, Update, cost};
 use serde::{Deserialize, Serialize};
@@ -102,7 +102,10 @@ impl Plan {
     /// # Errors
     /// A cell of the same name that is determined otherwise, with the fields that differ.
     pub fn over(mut self, earlier: &Plan, suite: &Path) -> Result<Plan, UserError> {
-        for old in &earlier.cells {
+        // A network that is matched to another one's size differs for that one's reasons: those are told first.
+        let matched = |cell: &&Cell| cell.settings.network == NetworkName::Matched;
+        let (derived, own): (Vec<&Cell>, Vec<&Cell>) = earlier.cells.iter().partition(matched);
+        for old in own.into_iter().chain(derived) {
             let Some(new) = self
                 .cells
                 .iter_mut()

@@ -341,8 +341,89 @@ impl Profile {
     /// # Errors
     /// No seed, or one twice.
     pub fn set_seeds(&mut self, seeds: Vec<u64>) -> Result<(), ProfileError> {
+        if let Some(seed) = repeated(&seeds) {
+            let list = Value::Array(seeds.iter().map(Setting::show).collect());
+            return Err(ProfileError::Value {
+                origin: "--seeds".into(),
+                key: "seeds".into(),
+                value: list.to_string(),
+                why: format!("{seed} is there twice"),
+            });
+        }
         self.seeds = seeds;
         self.check()
+    }
+
+    /// A section must name a size or a method that there is; and what the command line sets must be for one that runs.
+    fn check_sections(&self) -> Result<(), ProfileError> {
+        for entry in &self.entries {
+            let path: Vec<&str> = entry.path.iter().map(String::as_str).collect();
+            let (size, method) = match path[..] {
+                ["size", size, "method", method, _] => (Some(size), Some(method)),
+                ["size", size, _] => (Some(size), None),
+                ["method", method, _] => (None, Some(method)),
+                _ => continue,
+            };
+            let set = entry.origin == SET;
+            if let Some(size) = size {
+                let mut names = self.sizes.iter().map(String::as_str).collect::<Vec<_>>();
+                let shaped = ["hidden", "intermediate", "layers", "heads"]
+                    .iter()
+                    .all(|key| {
+                        self.entries
+                            .iter()
+                            .any(|entry| entry.path == ["size", size, key])
+                    });
+                if !set {
+                    names.extend(Network::names());
+                    names.extend(shaped.then_some(size));
+                }
+                self.check_section("size", size, &names, entry)?;
+            }
+            if let Some(method) = method {
+                let mut names = self.methods.iter().map(String::as_str).collect::<Vec<_>>();
+                if set {
+                    for method in &self.methods {
+                        names.extend(
+                            PRESETS.iter().map(|preset| preset.name).find(|name| {
+                                self.preset(method).is_ok_and(|preset| preset == *name)
+                            }),
+                        );
+                    }
+                } else {
+                    names.extend(recipe::preset_names());
+                    names.extend(self.own_methods());
+                }
+                self.check_section("method", method, &names, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_section(
+        &self,
+        kind: &str,
+        name: &str,
+        names: &[&str],
+        entry: &Entry,
+    ) -> Result<(), ProfileError> {
+        if names.contains(&name) {
+            return Ok(());
+        }
+        let near = crate::settings::nearest(name, names.iter().copied()).unwrap_or_default();
+        let suggestion = if entry.origin == SET {
+            format!(
+                "profile `{}` runs no {kind} `{name}`; did you mean `{near}`?",
+                self.name
+            )
+        } else {
+            format!("there is no {kind} `{name}`; did you mean `{near}`?")
+        };
+        Err(ProfileError::UnknownKey {
+            origin: entry.origin.clone(),
+            key: entry.key(),
+            suggestion,
+        })
     }
 
     fn check(&self) -> Result<(), ProfileError> {
@@ -394,7 +475,7 @@ impl Profile {
                 self.settings(size, method)?;
             }
         }
-        Ok(())
+        self.check_sections()
     }
 
     fn wrong_list(&self, key: &str, why: String) -> ProfileError {
@@ -567,6 +648,16 @@ impl Profile {
             |entry: &&Entry| entry.path.len() == 1 && !TOP_KEYS.contains(&entry.path[0].as_str());
         for (key, value) in Settings::default().show() {
             insert(&mut root, &["settings".into(), key.into()], value);
+        }
+        for (key, value) in [("dialect", self.dialect.show()), ("jobs", self.jobs.show())] {
+            insert(&mut root, &[key.into()], value);
+        }
+        for (key, value) in [
+            ("field", self.data.field.show()),
+            ("bad_line_share", self.data.bad_line_share.show()),
+            ("validation_tokens", self.data.validation_tokens.show()),
+        ] {
+            insert(&mut root, &["data".into(), key.into()], value);
         }
         let layered = self
             .entries

@@ -129,7 +129,7 @@ impl Display {
         };
         (cell.first_step, cell.step) = (step, step);
         if step > 0 {
-            let line = format!("{}: goes on from step {step}", cell.shown.name);
+            let line = format!("{}: from the checkpoint of step {step}", cell.shown.name);
             self.line(&line);
         }
     }
@@ -445,7 +445,7 @@ mod tests {
         display.close();
         let lines = page.lines();
         assert_eq!(lines.len(), 5, "{lines:?}");
-        assert_eq!(lines[..2], ["b: start", "b: goes on from step 8"]);
+        assert_eq!(lines[..2], ["b: start", "b: from the checkpoint of step 8"]);
         assert!(
             lines[2].starts_with("b: step 10/40, loss 3.2500, 1234 tokens/s ("),
             "{}",

@@ -25,6 +25,13 @@ pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
     let outcome = suite::run_suite(&request.directory, &planned.asked)?;
     let runs = tables::runs(&request.directory)?;
     let folder = tables::write(&runs, &request.directory)?;
+    if outcome == SuiteOutcome::Stopped && !json {
+        eprintln!(
+            "stopped; the same command goes on from here (tables so far: {})",
+            folder.display()
+        );
+        return Ok(Exit::Stopped);
+    }
     tables::show(&runs, json)?;
     eprintln!("\ntables: {}", folder.display());
     Ok(match outcome {

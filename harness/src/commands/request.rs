@@ -387,6 +387,13 @@ fn data_spec(data: &Data) -> anyhow::Result<DataSpec> {
         source_of_paths(&data.paths, &data.field)?
     };
     let tokenizer = match &data.tokenizer {
+        Some(path) if !path.is_file() => {
+            let message = format!(
+                "tokenizer {}: no such file; give a tokenizer.json",
+                path.display()
+            );
+            return Err(UserError::new(message).into());
+        }
         Some(path) => TokenizerSpec::File { path: path.clone() },
         None => TokenizerSpec::Train {
             vocabulary: data.vocabulary as usize,

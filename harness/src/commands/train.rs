@@ -6,6 +6,7 @@ use super::request::Request;
 use super::{bench_all, print};
 use crate::cli::{SuiteOptions, TrainOptions};
 use crate::exit::Exit;
+use crate::settings::Settings;
 
 /// Trains the cell and prints its tables.
 ///
@@ -14,11 +15,11 @@ use crate::exit::Exit;
 pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
     let mut set = options.set;
     // As lists of one they replace the profile's own, and --set may still say more about the cell.
-    set.push(format!("sizes=[{}]", toml::Value::from(options.size)));
-    set.push(format!("methods=[{}]", toml::Value::from(options.method)));
+    let (size, method) = (options.size, options.method);
+    set.push(format!("sizes=[{}]", toml::Value::from(size.clone())));
+    set.push(format!("methods=[{}]", toml::Value::from(method.clone())));
     set.extend(options.rank.map(|rank| format!("rank={rank}")));
-    set.extend(options.steps.map(|steps| format!("steps={steps}")));
-    let suite = SuiteOptions {
+    let mut suite = SuiteOptions {
         profile: options.profile,
         out: Some(
             options
@@ -31,10 +32,85 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         text: options.text,
         ..SuiteOptions::default()
     };
+    if let Some(steps) = options.steps {
+        let request = Request::new(&suite);
+        // Without the steps the profile has its own proportions; these become the run's, and --set may still say others.
+        let settings = request?.profile.settings(&size, &method)?.0;
+        suite.set.splice(0..0, proportioned(&settings, steps));
+    }
     let request = Request::new(&suite)?.with_first_seed()?;
     if options.print_config {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
     }
     bench_all::train(&request, options.json)
+}
+
+/// The settings that depend on the number of steps, for `steps` of them: as many cycles, and a warm start and warm-ups of the
+/// same share.
+fn proportioned(settings: &Settings, steps: u64) -> Vec<String> {
+    let about = |length: u64| (length * steps / settings.steps).max(1);
+    let mut set = vec![
+        format!("steps={steps}"),
+        format!("warmup_steps={}", about(settings.warmup_steps)),
+    ];
+    if settings.restarts || settings.jagged || settings.optimizer_reset {
+        let remaining = settings.steps - settings.warm_start_length();
+        let cycles = (remaining / settings.cycle().max(1)).max(1);
+        let cycle = remaining * steps / settings.steps / cycles;
+        set.push(format!("restart_every={cycle}"));
+        set.push("cycle_steps=0".into());
+        set.push(format!("rewarmup_steps={}", about(settings.rewarmup_steps)));
+        if settings.warm_start {
+            set.push(format!(
+                "warm_start_steps={}",
+                steps.saturating_sub(cycles * cycle)
+            ));
+        }
+    } else if settings.warm_start {
+        set.push(format!(
+            "warm_start_steps={}",
+            about(settings.warm_start_steps)
+        ));
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    #[test]
+    fn any_number_of_steps_keeps_the_profile_s_restarts() {
+        for steps in [100, 123, 1000, 5000] {
+            for method in ["full", "relora", "lora-warm-start"] {
+                let load = |set: &[String]| {
+                    Profile::load("laptop", set)
+                        .expect("loads")
+                        .settings("nano", method)
+                        .expect(method)
+                        .0
+                };
+                let set = proportioned(&load(&[]), steps);
+                let profile = Profile::load(
+                    "laptop",
+                    &[set, vec![format!("methods=[\"{method}\"]")]].concat(),
+                )
+                .expect("loads");
+                let settings = profile.settings("nano", method).expect("can be").0;
+                assert_eq!(settings.steps, steps);
+                if settings.restarts {
+                    assert_eq!(
+                        (steps - settings.warm_start_steps) / settings.restart_every,
+                        4
+                    );
+                    assert_eq!(
+                        (steps - settings.warm_start_steps) % settings.restart_every,
+                        0
+                    );
+                }
+            }
+        }
+    }
 }
