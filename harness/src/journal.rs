@@ -1199,6 +1199,33 @@ pub(crate) mod tests {
         );
     }
 
+    /// The last update's own loss was finite; the weights that it left are not.
+    #[test]
+    fn a_run_whose_last_evaluation_is_not_finite_has_diverged() {
+        let (suite, cell) = (suite(), cell("full"));
+        let mut journal = resume(suite.path(), &cell).0;
+        train(&mut journal, 1..=4).expect("written");
+        let loss = LossSum {
+            sum: f64::NAN,
+            targets: 7,
+        };
+        let outcome = journal
+            .finish(at(4), Outcome::Complete, Some(loss), &Pretend::new(1))
+            .expect("finished");
+        assert_eq!(outcome, Outcome::Diverged { step: 4 });
+        let result = result(&suite.path().join(cell.directory()))
+            .expect("readable")
+            .expect("there");
+        assert_eq!(
+            (
+                result.status,
+                result.diverged_at_step,
+                result.validation_loss
+            ),
+            (Status::Diverged, Some(4), None)
+        );
+    }
+
     #[test]
     fn a_result_has_the_figures_of_the_records() {
         let (suite, cell) = (suite(), cell("full"));

@@ -352,3 +352,70 @@ impl Cell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that changes what is trained must change what is compared on resume, for every preset; else a suite could be
+    /// continued with other numbers.
+    #[test]
+    fn what_changes_the_algorithm_changes_what_determines_it() {
+        let data = DataKeys {
+            hash: "0".into(),
+            vocabulary: 1024,
+        };
+        let surroundings = Surroundings {
+            data,
+            device: "cpu".into(),
+            precision: "f32".into(),
+        };
+        let built = |set: &[String]| {
+            let profile = Profile::load("smoke", set).expect("loads");
+            cells(&profile, &surroundings).expect("cells")
+        };
+        for switches in [
+            &[][..],
+            &["restarts=false", "jagged=false"],
+            &["optimizer_reset=false", "jagged=false"],
+        ] {
+            let switches: Vec<String> = switches
+                .iter()
+                .map(|set| format!("method.relora.{set}"))
+                .collect();
+            let before = built(&switches);
+            for change in [
+                "restart_every=10",
+                "rank=4",
+                "alpha=4",
+                "dropout=0.5",
+                "reset_ratio=0.5",
+                "reset=zero",
+                "prune_mask=separate",
+                "rewarmup_steps=2",
+                "warmup_steps=2",
+                "learning_rate=1e-2",
+                "grad_clip=none",
+                "minimum_learning_rate_ratio=0.5",
+                "schedule=linear",
+                "factor_init=both-zero",
+                "scaling=tanh-scalar",
+                "schedule_span=whole",
+                "steps=80",
+                "evaluate_every=7",
+                "log_every=7",
+            ] {
+                let after = built(&[switches.clone(), vec![change.to_owned()]].concat());
+                for (old, new) in before.iter().zip(&after) {
+                    let algorithm = |cell: &Cell| cell.algorithm().expect("a schedule");
+                    if algorithm(old) != algorithm(new) && old.determines() == new.determines() {
+                        // Numbers that the algorithm carries along but that nothing reads.
+                        let unread = !new.settings.optimizer_reset && change.starts_with("reset")
+                            || !new.settings.optimizer_reset && change.starts_with("prune");
+                        assert!(unread, "{} with {change}", new.directory());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1067,6 +1067,26 @@ mod tests {
             (smoke, &["stepps=3"], &["--set", "`stepps`", "`steps`"]),
             (smoke, &["steps"], &["--set", "KEY=VALUE"]),
             (
+                "extends = \"smoke\"\n[method.relroa]\nrank = 4\n",
+                &[],
+                &["own.toml:3:1", "method.relroa.rank", "`relora`"],
+            ),
+            (
+                smoke,
+                &["method.relroa.rank=4"],
+                &["--set", "method.relroa.rank", "`relora`"],
+            ),
+            (
+                smoke,
+                &["size.mini.rank=4"],
+                &["--set", "size.mini.rank", "runs no size `mini`", "`nano`"],
+            ),
+            (
+                smoke,
+                &["rewarmup_steps=20"],
+                &["rewarmup_steps", "20", "below the 20 steps of a cycle"],
+            ),
+            (
                 smoke,
                 &["size.nano.learning_rate=-1"],
                 &["--set", "size.nano.learning_rate", "-1", "more than 0"],

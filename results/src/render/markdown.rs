@@ -306,7 +306,9 @@ fn reading() -> String {
          - Differences are paired by seed (same data order, same draws): negative is better, and 0.01 nats is 1% of\n  \
          perplexity. What the seed does to all methods alike cancels, so compare by these, not by overlapping brackets.\n\
          - Verdicts: paired t-test, two-sided, p adjusted by Holm's method over all methods of the size; better or\n  \
-         worse where the adjusted p < {SIGNIFICANCE}. `unresolved` does not mean equal: these seeds cannot tell.\n\
+         worse where the adjusted p < {SIGNIFICANCE}. `better alone`, `worse alone`: the difference's own interval\n  \
+         excludes zero, but among so many comparisons one such is no surprise. `unresolved` does not mean equal:\n  \
+         these seeds cannot tell.\n\
          - Intervals cover seeds only, not the choice of data, tokens or learning rates.\n"
     )
 }
@@ -341,6 +343,16 @@ fn not_complete(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {
     text
 }
 
+/// `better` or `worse` where the difference's own interval excludes zero, whatever the number of comparisons.
+fn alone(difference: &Estimate) -> Option<&'static str> {
+    let interval = difference.interval.as_ref()?;
+    match (interval.high < 0.0, interval.low > 0.0) {
+        (true, _) => Some("better"),
+        (_, true) => Some("worse"),
+        _ => None,
+    }
+}
+
 /// What is not resolved against the reference, the smallest difference that is, and pairs that are missing.
 fn differences(rows: &[Cells<'_>]) -> String {
     let Some(reference) = reference(rows) else {
@@ -364,18 +376,25 @@ fn differences(rows: &[Cells<'_>]) -> String {
             plus_minus(difference, true)
         );
     }
-    let unresolved = compared
+    let (by_interval, unresolved): (Vec<_>, Vec<_>) = compared
         .iter()
-        .filter(|(row, _)| row.is("verdict", "unresolved"));
-    let unresolved: Vec<String> = unresolved
-        .map(|(row, difference)| format!("{} ({})", row.name(), plus_minus(difference, true)))
-        .collect();
-    if !unresolved.is_empty() {
-        let _ = writeln!(
-            text,
-            "- Not resolved against `{reference}`: {}.",
-            unresolved.join(", ")
-        );
+        .filter(|(row, _)| row.is("verdict", "unresolved"))
+        .partition(|(_, difference)| alone(difference).is_some());
+    for (what, rows) in [
+        (
+            "Resolved by their own intervals, but not all at once",
+            by_interval,
+        ),
+        ("Not resolved", unresolved),
+    ] {
+        let names: Vec<String> = rows.iter().map(|(row, _)| row.name()).collect();
+        if !names.is_empty() {
+            let _ = writeln!(
+                text,
+                "- {what}, against `{reference}`: {}.",
+                names.join(", ")
+            );
+        }
     }
     let short = compared
         .iter()
@@ -532,6 +551,10 @@ impl Cells<'_> {
             return [String::new(), String::new()];
         };
         let verdict = self.text("verdict").unwrap_or_default();
+        let verdict = match alone(&difference) {
+            Some(alone) if verdict == "unresolved" => format!("{alone} alone"),
+            _ => verdict,
+        };
         let verdict = match self.number("difference_p_adjusted") {
             Some(p) => format!("{verdict} ({})", probability(p)),
             None => verdict,
