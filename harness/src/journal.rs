@@ -108,10 +108,13 @@ struct Logged {
 /// for a directory that is not a run's.
 pub fn check(directory: &Path, cell: &Cell) -> Result<Option<Manifest>> {
     let path = directory.join(MANIFEST);
+    // Listed before the manifest is looked for: another process may begin the run just now, and what it writes comes after
+    // its manifest.
+    let entries = files::entries(directory)?;
     // The schema first: another one may have other fields.
     let read = files::read_json_if_present::<serde_json::Value>(&path, "a run's manifest");
     let Some(value) = read.map_err(|error| UserError::new(error.to_string()))? else {
-        let foreign = files::entries(directory)?
+        let foreign = entries
             .into_iter()
             .find(|entry| !may_come_before_the_manifest(entry));
         return match foreign {
