@@ -10,7 +10,7 @@ pub use markdown::markdown;
 
 use crate::frame::Runs;
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Why a rendering cannot be written.
@@ -24,7 +24,7 @@ pub enum RenderError {
         /// The refusal.
         source: std::io::Error,
     },
-    /// polars refused; a full disk arrives here too, through its writers.
+    /// polars refused.
     #[error("cannot write {}: {source}", .path.display())]
     Frame {
         /// The file.
@@ -55,22 +55,14 @@ pub fn write_all(runs: &Runs, directory: &Path) -> Result<Vec<PathBuf>, RenderEr
         written.push(path);
     }
     let path = directory.join("report.md");
-    replace(&path, |file| {
-        file.write_all(markdown(runs).as_bytes())
-            .map_err(|source| RenderError::Io {
-                path: path.clone(),
-                source,
-            })
-    })?;
+    replace(&path, markdown(runs).as_bytes())?;
     written.push(path);
     Ok(written)
 }
 
-/// Puts a file in its place in one move: what `content` writes goes into a hidden sibling, which is synced and renamed.
-fn replace(
-    path: &Path,
-    content: impl FnOnce(&mut dyn Write) -> Result<(), RenderError>,
-) -> Result<(), RenderError> {
+/// Puts a file in its place in one move: the bytes go into a hidden sibling, which is synced and renamed. polars writes into
+/// memory, not into the file: what its writers make of a full disk does not say that the disk is full.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), RenderError> {
     let refused = |source| RenderError::Io {
         path: path.to_path_buf(),
         source,
@@ -84,12 +76,11 @@ fn replace(
         .parent()
         .filter(|directory| !directory.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut buffered = BufWriter::new(builder.tempfile_in(directory).map_err(refused)?);
-    content(&mut buffered)?;
-    let file = buffered
-        .into_inner()
-        .map_err(|error| refused(error.into_error()))?;
-    file.as_file().sync_all().map_err(refused)?;
+    let mut file = builder.tempfile_in(directory).map_err(refused)?;
+    // Not through the temporary file's own writer, which would add its passing name to an error.
+    let opened = file.as_file_mut();
+    opened.write_all(bytes).map_err(refused)?;
+    opened.sync_all().map_err(refused)?;
     file.persist(path).map_err(|error| refused(error.error))?;
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use results::frame::{self, Description, Runs};
 use results::render;
 
@@ -58,8 +57,7 @@ pub(super) fn runs(suite: &Path) -> anyhow::Result<Runs> {
 /// What the disk says.
 pub(super) fn write(runs: &Runs, suite: &Path) -> anyhow::Result<PathBuf> {
     let folder = suite.join("tables");
-    render::write_all(runs, &folder)
-        .with_context(|| format!("cannot write the tables of {}", suite.display()))?;
+    render::write_all(runs, &folder)?;
     Ok(folder)
 }
 

@@ -11,15 +11,14 @@ use std::path::Path;
 ///
 /// The file cannot be written; an older one then stays as it was.
 pub fn write(frame: &DataFrame, path: &Path) -> Result<(), RenderError> {
-    replace(path, |file| {
-        let refused = |source| RenderError::Frame {
+    let mut bytes = Vec::new();
+    // One thread: these frames are small, and the worker's thread count stays out of it.
+    CsvWriter::new(&mut bytes)
+        .n_threads(1)
+        .finish(&mut frame.clone())
+        .map_err(|source| RenderError::Frame {
             path: path.to_path_buf(),
             source,
-        };
-        // One thread: these frames are small, and the worker's thread count stays out of it.
-        CsvWriter::new(file)
-            .n_threads(1)
-            .finish(&mut frame.clone())
-            .map_err(refused)
-    })
+        })?;
+    replace(path, &bytes)
 }

@@ -10,13 +10,12 @@ use std::path::Path;
 ///
 /// The file cannot be written; an older one then stays as it was.
 pub fn write(frame: &DataFrame, path: &Path) -> Result<(), RenderError> {
-    replace(path, |file| {
-        match ParquetWriter::new(file).finish(&mut frame.clone()) {
-            Ok(_bytes) => Ok(()),
-            Err(source) => Err(RenderError::Frame {
-                path: path.to_path_buf(),
-                source,
-            }),
-        }
-    })
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes)
+        .finish(&mut frame.clone())
+        .map_err(|source| RenderError::Frame {
+            path: path.to_path_buf(),
+            source,
+        })?;
+    replace(path, &bytes)
 }
