@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::Context;
-use datasets::{DataSpec, SourceSpec, Store, TokenizerSpec, ValidationSpec};
+use anyhow::{Context, anyhow};
+use datasets::{DataError, DataSpec, SourceSpec, Store, TokenizerSpec, ValidationSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{Device, Precision, UnknownName};
 
@@ -169,13 +169,19 @@ impl Request {
         let before = self.earlier()?;
         // All that can be wrong is found before the directory is touched.
         let mut planned = self.plan(with_time)?;
-        files::create_directory(&self.directory)?;
         let path = self.directory.join(LOCK);
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(files::failed_to("open", &path))?;
+        let opened = files::create_directory(&self.directory).and_then(|()| {
+            let mut options = fs::OpenOptions::new();
+            let opened = options.create(true).append(true).open(&path);
+            opened.map_err(files::failed_to("write", &path))
+        });
+        let lock = opened.map_err(|error| {
+            if error.is_forbidden() {
+                anyhow!("{error}; give a folder with --out that you may write to")
+            } else {
+                error.into()
+            }
+        })?;
         lock.lock().map_err(files::failed_to("lock", &path))?;
         if self.earlier()? != before {
             planned = self.plan(with_time)?;
@@ -243,7 +249,17 @@ impl Request {
         let spec = data_spec(&self.profile.data)?;
         let cache = cache_directory(&self.directory);
         let mut display = Preparation::default();
-        let store = datasets::prepare(&spec, &cache, &mut |progress| display.show(&progress))?;
+        let prepared = datasets::prepare(&spec, &cache, &mut |progress| display.show(&progress));
+        let store = prepared.map_err(|error| {
+            let unwritable = matches!(error, DataError::Write { .. });
+            let error = anyhow::Error::from(error);
+            // No flag names this folder: say what does.
+            if unwritable {
+                error.context("the token store, which is kept below XDG_CACHE_HOME")
+            } else {
+                error
+            }
+        })?;
         display.finish(&store);
         Ok(store)
     }
