@@ -408,10 +408,12 @@ fn driver_version(library: &Library) -> Option<(u32, u32)> {
 }
 
 /// `cuInit`, `cuDeviceGetCount` and a `cuDeviceGetName` for each; CUDA's error code where one fails, -1 where the
-/// library lacks a function.
+/// library lacks a function. A driver that starts and sees no GPU (`CUDA_VISIBLE_DEVICES` may hide them) names none.
 #[expect(unsafe_code, reason = "calls through symbols")]
 fn device_names(library: &Library) -> Result<Vec<String>, i32> {
     const NO_SYMBOL: i32 = -1;
+    /// `CUDA_ERROR_NO_DEVICE` of cuda.h.
+    const NO_DEVICE: i32 = 100;
     let checked = |code: c_int| if code == 0 { Ok(()) } else { Err(code) };
     let mut count: c_int = 0;
     // SAFETY: the signatures are those of cuda.h: `cuInit(unsigned)`, `cuDeviceGetCount(int *)`,
@@ -432,7 +434,10 @@ fn device_names(library: &Library) -> Result<Vec<String>, i32> {
                 b"cuDeviceGetName\0",
             )
             .map_err(|_| NO_SYMBOL)?;
-        checked(init(0))?;
+        match checked(init(0)) {
+            Err(NO_DEVICE) => return Ok(Vec::new()),
+            started => started?,
+        }
         checked(get_count(&raw mut count))?;
         (0..count)
             .map(|ordinal| {
