@@ -1,10 +1,13 @@
 //! Everything wrong that a person can type or point at: one line on standard error that names the thing, its value and
 //! what would be right, exit code 2 (input) or 1 (failure), nothing overwritten, never a panic.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
-use crate::support::World;
+use crate::support::{Ended, World, ended};
 
 /// What is done wrong and what must be said about it.
 struct Case {
@@ -281,23 +284,8 @@ fn everything_wrong_is_one_line_that_says_what_would_be_right() {
         let world = World::new();
         (case.prepare)(&world);
         let ended = world.run(&case.arguments.split(' ').collect::<Vec<_>>());
-        // Below the line a hint may stand, after a blank one. What came of the text is said in lines of their own.
-        let lines: Vec<&str> = ended
-            .stderr
-            .lines()
-            .filter(|line| !line.starts_with("text: "))
-            .collect();
-        let line = lines.first().copied().unwrap_or_default();
-        let alone = lines.get(1).is_none_or(|second| second.is_empty());
-        let said = case.says.iter().all(|part| line.contains(part));
-        let calm = !ended.stderr.contains("panicked")
-            && line.starts_with("error: ")
-            && !line.ends_with('.');
-        if ended.code != Some(case.code) || !alone || !said || !calm || !ended.stdout.is_empty() {
-            wrong.push(format!(
-                "{}: {:?} should say {:?} and end {}\n{ended:#?}",
-                case.what, case.arguments, case.says, case.code
-            ));
+        if let Err(complaint) = says_so(&ended, case.code, case.says) {
+            wrong.push(format!("{}: {:?} {complaint}", case.what, case.arguments));
         }
     }
     assert!(
@@ -307,6 +295,177 @@ fn everything_wrong_is_one_line_that_says_what_would_be_right() {
         CASES.len(),
         wrong.join("\n\n")
     );
+}
+
+/// Whether a command ended with that code and said those things on one line of standard error, without a panic.
+fn says_so(ended: &Ended, code: i32, says: &[&str]) -> Result<(), String> {
+    // Below the line a hint may stand, after a blank one. What came of the text is said in lines of their own.
+    let lines: Vec<&str> = ended
+        .stderr
+        .lines()
+        .filter(|line| !line.starts_with("text: "))
+        .collect();
+    let line = lines.first().copied().unwrap_or_default();
+    let alone = lines.get(1).is_none_or(|second| second.is_empty());
+    let said = says.iter().all(|part| line.contains(part));
+    let calm =
+        !ended.stderr.contains("panicked") && line.starts_with("error: ") && !line.ends_with('.');
+    if ended.code == Some(code) && alone && said && calm && ended.stdout.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("should say {says:?} and end {code}\n{ended:#?}"))
+    }
+}
+
+#[test]
+fn what_may_not_be_read_or_written_is_named_and_left_as_it_was() {
+    let world = World::new();
+    world.succeed(&World::suite("theirs", &["--only", "full"]));
+    fs::write(
+        world.path("secret.jsonl"),
+        "{\"text\": \"nobody's business\"}\n",
+    )
+    .expect("written");
+    for folder in ["secrets", "locked", "locked-cache"] {
+        fs::create_dir(world.path(folder)).expect("created");
+    }
+    let closed = [
+        ("secret.jsonl", 0o000),
+        ("secrets", 0o000),
+        ("locked", 0o555),
+        ("locked-cache", 0o555),
+        ("theirs/plan.lock", 0o444),
+        ("theirs", 0o555),
+    ];
+    let modes = |of: &dyn Fn(u32) -> u32| {
+        for (path, mode) in closed {
+            fs::set_permissions(world.path(path), Permissions::from_mode(of(mode)))
+                .expect("a mode");
+        }
+    };
+    let before = contents(&world.path(""));
+    modes(&|mode| mode);
+    let mut wrong = Vec::new();
+    for (data, out, cache, code, says) in [
+        (
+            "secret.jsonl",
+            "new",
+            "cache",
+            2,
+            &["secret.jsonl", "cannot be read", "Permission denied"][..],
+        ),
+        (
+            "secrets",
+            "new",
+            "cache",
+            2,
+            &["secrets", "cannot be read", "Permission denied"],
+        ),
+        (
+            "corpus.jsonl",
+            "locked",
+            "cache",
+            1,
+            &["cannot write locked/", "Permission denied", "--out"],
+        ),
+        (
+            "corpus.jsonl",
+            "locked/new",
+            "cache",
+            1,
+            &["cannot create locked/new", "Permission denied", "--out"],
+        ),
+        (
+            "corpus.jsonl",
+            "theirs",
+            "cache",
+            1,
+            &["cannot write theirs/", "Permission denied", "--out"],
+        ),
+        (
+            "corpus.jsonl",
+            "new",
+            "locked-cache",
+            1,
+            &[
+                "locked-cache/relora",
+                "cannot be written",
+                "Permission denied",
+                "XDG_CACHE_HOME",
+            ],
+        ),
+    ] {
+        let arguments = [
+            "bench-all",
+            "--profile",
+            "tiny.toml",
+            "--device",
+            "cpu",
+            "--data",
+            data,
+            "--out",
+            out,
+        ];
+        let Some(mut command) = world.command_as_ordinary_user(&arguments) else {
+            return;
+        };
+        command.env("XDG_CACHE_HOME", world.path(cache));
+        let ended = ended(command.spawn().expect("it starts"));
+        if let Err(complaint) = says_so(&ended, code, says) {
+            wrong.push(format!("{data} into {out}, stores in {cache}: {complaint}"));
+        }
+    }
+    // Open again, to be looked at and for the folder to be removed.
+    modes(&|mode| mode | 0o700);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert_eq!(contents(&world.path("")), before);
+}
+
+/// Every file below a folder with its bytes and every folder, but for the token stores and the program.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && !path.ends_with("cache") {
+            found.extend(contents(&path));
+            found.insert(path, None);
+        } else if path.is_file() && !path.ends_with("relora") {
+            let bytes = fs::read(&path).expect("readable");
+            found.insert(path, Some(bytes));
+        }
+    }
+    found
+}
+
+/// True on every machine: where there is a GPU, its driver is told to show none.
+#[test]
+fn cuda_where_there_is_none_is_one_line_that_says_what_is_missing() {
+    let world = World::new();
+    let mut command = world.command(&[
+        "bench-all",
+        "--profile",
+        "tiny.toml",
+        "--data",
+        "corpus.jsonl",
+        "--device",
+        "cuda",
+        "--out",
+        "out",
+    ]);
+    command.env("CUDA_VISIBLE_DEVICES", "-1");
+    let ended = ended(command.spawn().expect("it starts"));
+    says_so(&ended, 2, &["--device cuda:0: "]).expect("one line");
+    let missing = [
+        "no NVIDIA driver was found (libcuda.so.1); install it",
+        "the NVIDIA driver supports CUDA",
+        "the NVIDIA driver does not start",
+        "the NVIDIA driver finds no GPU",
+    ];
+    assert!(
+        missing.iter().any(|part| ended.stderr.contains(part)),
+        "{ended:#?}"
+    );
+    assert!(!world.path("out").exists());
 }
 
 #[test]

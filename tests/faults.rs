@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
@@ -10,81 +11,70 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Draw, World, ended, tables};
-
-/// Long enough that ten moments at which to kill something fall into it: a worker that is killed leaves the other cells to
-/// go on, so the later ones of its suite are often done when the next round begins.
-const LONGER: &[&str] = &[
-    "--set",
-    "settings.steps=170",
-    "--set",
-    "settings.evaluate_every=40",
-];
+use crate::support::{Draw, World, ended, skipped, tables};
 
 /// Seed of the moments. Another one is as good; this one is stated so that a failure can be seen again.
 const SEED: u64 = 20_230_705;
 
+/// Every method, on the text that everybody has, as a person would start it.
+fn smoke(out: &str) -> [&str; 7] {
+    [
+        "bench-all",
+        "--profile",
+        "smoke",
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    ]
+}
+
 #[test]
-fn a_suite_killed_at_ten_random_moments_ends_with_the_same_tables() {
+fn the_smoke_suite_killed_at_ten_random_moments_ends_with_the_same_tables() {
     let world = World::new();
-    let undisturbed = World::suite("undisturbed", LONGER);
+    // Prepares the text, so that what is measured next is the suite.
+    world.succeed(&["plan", "--profile", "smoke", "--device", "cpu"]);
     let started = Instant::now();
-    world.succeed(&undisturbed);
+    world.succeed(&smoke("undisturbed"));
     let whole = started.elapsed();
 
     let mut draw = Draw(SEED);
-    let disturbed = World::suite("disturbed", LONGER);
-    let (mut killed, mut unfinished) = ([0, 0], 0);
-    for round in 0..10 {
-        let supervisor = world
-            .command(&disturbed)
-            .spawn()
-            .expect("the command starts");
-        // Up to a seventh of the whole, so that nearly all of the ten come before the end.
-        thread::sleep(whole.mul_f64(0.01 + 0.14 * draw.share()));
-        let victim = if round % 2 == 0 {
-            None
+    let mut supervisor: Option<Child> = None;
+    let (mut supervisors, mut workers) = (0, 0);
+    for moment in 1..=10 {
+        let mut running = supervisor.take().unwrap_or_else(|| {
+            let mut command = world.command(&smoke("disturbed"));
+            command.spawn().expect("the command starts")
+        });
+        // On average a tenth of the whole, so that the ten come before the end: what was done since the last checkpoint is
+        // done again, and a worker that is killed leaves the other cells to go on.
+        thread::sleep(whole.mul_f64(0.02 + 0.16 * draw.share()));
+        if running.try_wait().expect("a child").is_some() {
+            continue;
+        }
+        if moment % 3 == 0 {
+            if let Some(worker) = worker_of(&running) {
+                workers += u32::from(!is_zombie(worker) && kill(worker, Signal::SIGKILL).is_ok());
+            }
+            supervisor = Some(running);
         } else {
-            worker_of(&supervisor)
-        };
-        let done = |cell: &str| {
-            world
-                .path(format!("disturbed/tiny-{cell}-seed1/result.json"))
-                .exists()
-        };
-        unfinished += u32::from(!["full", "lora", "low-rank", "relora"].into_iter().all(done));
-        if let Some(worker) = victim {
-            // Gone already where it ended in this very moment; then the suite is simply undisturbed this time.
-            let _ = kill(worker, Signal::SIGKILL);
-            killed[1] += 1;
-            // The supervisor goes on to the next cell; not for long, or nothing would be left for the later rounds.
-            thread::sleep(whole.mul_f64(0.02));
-            let _ = kill(Pid::from_raw(supervisor.id() as i32), Signal::SIGTERM);
-            let ended = ended(supervisor);
-            assert!(
-                matches!(ended.code, Some(0 | 3 | 75)),
-                "one cell failed, then all was stopped: {ended:#?}"
-            );
-        } else {
-            kill(Pid::from_raw(supervisor.id() as i32), Signal::SIGKILL)
-                .expect("nobody has waited for it yet");
-            killed[0] += 1;
-            ended(supervisor);
+            running.kill().expect("nobody has waited for it yet");
+            let status = running.wait().expect("waited for");
+            supervisors += u32::from(status.signal() == Some(Signal::SIGKILL as i32));
         }
     }
+    assert!(supervisor.is_none(), "the tenth is a supervisor's");
+    println!("killed {supervisors} supervisors and {workers} workers, {whole:?} undisturbed");
     assert!(
-        killed[1] > 0 && unfinished > 5,
-        "killed {killed:?}, {unfinished} of them before the end"
+        workers > 0 && supervisors + workers >= 7,
+        "only {supervisors} supervisors and {workers} workers were alive when their moment came"
     );
-    world.succeed(&disturbed);
+    world.succeed(&smoke("disturbed"));
 
-    let (expected, found) = (
-        tables(&world.path("undisturbed")),
+    assert_eq!(
         tables(&world.path("disturbed")),
+        tables(&world.path("undisturbed"))
     );
-    for (name, table) in &expected {
-        assert_eq!(Some(table), found.get(name), "{name}");
-    }
     no_line_twice(&world, "disturbed");
     weights_are_equal(&world.path("undisturbed"), &world.path("disturbed"));
 }
@@ -155,13 +145,18 @@ fn a_finished_suite_is_not_repeated() {
 }
 
 #[test]
-fn a_full_disk_fails_the_cell_with_one_line_and_the_same_command_goes_on_once_there_is_room() {
-    // No file may grow beyond so many blocks of 512 bytes. As root no quota and no permission binds; this does, and the
-    // system answers a write beyond it as it does on a full disk, but for the words.
-    for (blocks, file, more) in [
-        (48, "weights.safetensors", &["--only", "full"][..]),
+fn a_full_disk_fails_the_cells_with_a_line_each_and_the_same_command_goes_on_once_there_is_room() {
+    if !can_mount(
+        "faults::a_full_disk_fails_the_cells_with_a_line_each_and_the_same_command_goes_on_once_there_is_room",
+    ) {
+        return;
+    }
+    // A checkpoint does not fit, the tables do; or nothing does any more once the records have used up the room.
+    for (kibibytes, code, file, more) in [
+        (256, 3, ".safetensors", &[][..]),
         (
-            48,
+            64,
+            1,
             "metrics.jsonl",
             &[
                 "--set",
@@ -169,43 +164,161 @@ fn a_full_disk_fails_the_cell_with_one_line_and_the_same_command_goes_on_once_th
                 "--set",
                 "settings.checkpoint_every=0",
                 "--set",
-                "settings.steps=210",
-            ][..],
+                "settings.steps=420",
+            ],
         ),
     ] {
         let world = World::new();
-        // This one prepares the text for all of them: the store is larger than the limit.
         world.succeed(&World::suite("good", more));
-        let limited = Command::new("sh")
-            .arg("-c")
-            .arg(format!(
-                "trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""
-            ))
-            .arg(env!("CARGO_BIN_EXE_relora"))
-            .args(World::suite("out", more))
-            .current_dir(world.path(""))
-            .env("XDG_CACHE_HOME", world.path("cache"))
-            .output()
-            .expect("a shell");
-        let said = String::from_utf8_lossy(&limited.stderr);
-        assert_eq!(limited.status.code(), Some(3), "{said}");
+        let disk = Disk::mount(&world, kibibytes);
+        let arguments = World::suite("disk/out", more);
+        let ended = world.run(&arguments);
+        assert_eq!(ended.code, Some(code), "{file}: {ended:#?}");
+        let failed: Vec<&str> = (ended.stderr.lines())
+            .filter(|line| line.contains("failed: "))
+            .collect();
         assert!(
-            said.contains(&format!("{file}: File too large")) && !said.contains("panicked"),
-            "{said}"
+            !failed.is_empty()
+                && (failed.iter())
+                    .all(|line| line.contains(&format!("{file}: No space left on device"))),
+            "{file}: {ended:#?}"
         );
-        assert!(!world.path("out/tiny-full-seed1/result.json").exists());
-        let status = world.succeed(&["status", "out"]).stdout;
-        assert!(
-            status.contains("failed") && status.contains(file),
-            "{status}"
-        );
+        if code == 1 {
+            // The tables do not fit either.
+            let last = ended.stderr.lines().last().unwrap_or_default();
+            assert!(
+                last.starts_with("error: cannot write disk/out/tables")
+                    && last.contains(": No space left on device"),
+                "{ended:#?}"
+            );
+        }
+        assert!(!ended.stderr.contains("panicked"), "{ended:#?}");
+        assert!(!world.path("disk/out/tiny-full-seed1/result.json").exists());
+        let status = world.succeed(&["status", "disk/out"]).stdout;
+        assert!(!status.contains("complete"), "{status}");
 
-        world.succeed(&World::suite("out", more));
+        disk.resize(32 * 1024);
+        world.succeed(&arguments);
         assert_eq!(
-            tables(&world.path("out")),
+            tables(&world.path("disk/out")),
             tables(&world.path("good")),
             "{file}"
         );
+        no_line_twice(&world, "disk/out");
+        weights_are_equal(&world.path("good"), &world.path("disk/out"));
+    }
+}
+
+#[test]
+fn a_token_store_that_does_not_fit_is_one_line_and_is_built_once_there_is_room() {
+    if !can_mount(
+        "faults::a_token_store_that_does_not_fit_is_one_line_and_is_built_once_there_is_room",
+    ) {
+        return;
+    }
+    let world = World::new();
+    let arguments = World::suite("out", &["--only", "full"]);
+    world.succeed(&World::suite("good", &["--only", "full"]));
+    let disk = Disk::mount(&world, 16);
+    let run = || {
+        let mut command = world.command(&arguments);
+        command.env("XDG_CACHE_HOME", world.path("disk"));
+        ended(command.spawn().expect("it starts"))
+    };
+    let full = run();
+    assert_eq!(full.code, Some(1), "{full:#?}");
+    let last = full.stderr.lines().last().unwrap_or_default();
+    for part in [
+        "error: ",
+        "disk/relora/stores/",
+        "No space left on device",
+        "XDG_CACHE_HOME",
+    ] {
+        assert!(last.contains(part), "{part}: {full:#?}");
+    }
+    assert!(
+        !full.stderr.contains("panicked") && !world.path("out").exists(),
+        "{full:#?}"
+    );
+
+    disk.resize(32 * 1024);
+    let room = run();
+    assert_eq!(room.code, Some(0), "{room:#?}");
+    assert_eq!(tables(&world.path("out")), tables(&world.path("good")));
+}
+
+/// Says to a test of a full disk, by its name, whether it may mount one: as root, or in a namespace of its own, where the
+/// test is started a second time and this first one is over. It is said where neither is possible.
+fn can_mount(test: &str) -> bool {
+    const INSIDE: &str = "RELORA_TEST_IN_NAMESPACE";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    if mount(folder.path(), "size=16k") {
+        unmount(folder.path());
+        return true;
+    }
+    let namespace = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount"]);
+        command
+    };
+    let possible = namespace()
+        .args(["mount", "-t", "tmpfs", "tmpfs"])
+        .arg(folder.path())
+        .output();
+    if std::env::var_os(INSIDE).is_some() || !possible.is_ok_and(|output| output.status.success()) {
+        skipped("a small file system cannot be mounted here");
+        return false;
+    }
+    let inside = namespace()
+        .arg(std::env::current_exe().expect("the test binary"))
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("started");
+    let said = String::from_utf8_lossy(&inside.stdout);
+    assert!(
+        inside.status.success() && said.contains("1 passed"),
+        "{said}\n{}",
+        String::from_utf8_lossy(&inside.stderr)
+    );
+    false
+}
+
+fn mount(folder: &Path, options: &str) -> bool {
+    let mut mount = Command::new("mount");
+    mount
+        .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+        .arg(folder);
+    mount.output().is_ok_and(|output| output.status.success())
+}
+
+fn unmount(folder: &Path) {
+    let unmounted = Command::new("umount").arg("-l").arg(folder).status();
+    assert!(unmounted.is_ok_and(|status| status.success()), "unmounted");
+}
+
+/// A small file system at `disk` in the folder of a test, unmounted at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(world: &World, kibibytes: u32) -> Disk {
+        let path = world.path("disk");
+        fs::create_dir(&path).expect("created");
+        assert!(mount(&path, &format!("size={kibibytes}k")), "mounted");
+        Disk(path)
+    }
+
+    fn resize(&self, kibibytes: u32) {
+        assert!(
+            mount(&self.0, &format!("remount,size={kibibytes}k")),
+            "mounted anew"
+        );
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        unmount(&self.0);
     }
 }
 

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -43,7 +46,11 @@ impl World {
 
     /// The built command, in this folder, with nothing of the caller's taste in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_relora"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_relora")), arguments)
+    }
+
+    fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.directory.path())
@@ -54,6 +61,46 @@ impl World {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
+    }
+
+    /// The command as a user for whom permissions bind: the one who runs the tests, unless that is root; then nobody, who
+    /// is given the folder and all that is in it, and a copy of the program, since the build's folder may be closed to others.
+    /// None where that cannot be; it is said.
+    pub fn command_as_ordinary_user(&self, arguments: &[&str]) -> Option<Command> {
+        /// Number of user and group `nobody`.
+        const NOBODY: u32 = 65534;
+        let root = self.directory.path();
+        let owner = fs::metadata(root).expect("metadata").uid();
+        if owner != 0 && owner != NOBODY {
+            return Some(self.command(arguments));
+        }
+        let program = self.path("relora");
+        if !program.exists() {
+            let built = env!("CARGO_BIN_EXE_relora");
+            // A link costs nothing; where the build is on another file system, a copy.
+            fs::hard_link(built, &program)
+                .or_else(|_| fs::copy(built, &program).map(drop))
+                .expect("a copy of the program");
+            let given = chown(root, Some(NOBODY), Some(NOBODY))
+                .and_then(|()| fs::set_permissions(root, fs::Permissions::from_mode(0o755)))
+                .and_then(|()| give(root, NOBODY, &program));
+            if given.is_err() {
+                skipped("as root, without another user to be");
+                return None;
+            }
+        }
+        let as_nobody = |arguments| {
+            let mut command = self.command_of(&program, arguments);
+            command.uid(NOBODY).gid(NOBODY);
+            command
+        };
+        let reachable = as_nobody(&["--version"])
+            .status()
+            .is_ok_and(|status| status.success());
+        if !reachable {
+            skipped("as root, and no other user can start the program");
+        }
+        reachable.then(|| as_nobody(arguments))
     }
 
     /// Runs the command to its end.
@@ -99,6 +146,27 @@ impl World {
             .map(|line| serde_json::from_str(line).expect("a line is a JSON object"))
             .collect()
     }
+}
+
+/// Gives all that is in a folder to a user, but for the program, which may be the very file that was built.
+fn give(folder: &Path, user: u32, program: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path != program {
+            chown(&path, Some(user), Some(user))?;
+            if path.is_dir() {
+                give(&path, user, program)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says that something was not tried here, past the test harness, which keeps to itself what a passing test prints.
+pub fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    writeln!(io::stderr(), "{test}: skipped ({why})").expect("standard error");
 }
 
 /// Waits for a command.
