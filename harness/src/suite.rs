@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use results::record::{Manifest, Record, RunResult, Status};
+use results::record::{Manifest, Record, RunResult};
 
 use crate::checkpoint;
 use crate::exit::{Exit, one_line};
@@ -77,28 +77,6 @@ pub fn run_suite(directory: &Path, plan: &Plan) -> Result<SuiteOutcome> {
     });
     let display = Display::new(shown.collect());
     Supervisor::new(directory, plan, program, &stop, display)?.run()
-}
-
-/// How a run stands, from its directory alone.
-///
-/// # Errors
-/// A file that is there and cannot be read.
-pub fn status(run_directory: &Path) -> Result<Status> {
-    if let Some(result) = journal::result(run_directory)? {
-        return Ok(result.status);
-    }
-    if lease::holder(run_directory)?.is_some() {
-        return Ok(Status::Running);
-    }
-    if journal::failure(run_directory)?.is_some() {
-        return Ok(Status::Failed);
-    }
-    Ok(match journal::newest_record(run_directory)? {
-        None => Status::Pending,
-        Some(Record::Stop(stop)) if stop.reason == Reason::Budget.name() => Status::StoppedBudget,
-        // Killed without a chance to say so, it was interrupted all the same.
-        Some(_) => Status::StoppedInterrupted,
-    })
 }
 
 /// How a cell stands for this command.
@@ -699,16 +677,14 @@ mod tests {
             SuiteOutcome::SomeFailed
         );
         let directory = suite.path().join(plan.cells[0].directory());
-        assert_eq!(status(&directory).expect("readable"), Status::Failed);
+        assert_eq!(journal::result(&directory).expect("readable"), None);
         let error = journal::failure(&directory)
             .expect("readable")
             .expect("left")
             .error;
         assert!(error.starts_with("its worker was killed"), "{error}");
-        assert_eq!(
-            status(&suite.path().join(plan.cells[1].directory())).expect("readable"),
-            Status::Complete
-        );
+        let other = journal::result(&suite.path().join(plan.cells[1].directory()));
+        assert!(other.expect("readable").is_some());
     }
 
     #[test]
@@ -751,12 +727,13 @@ mod tests {
         );
         interrupt.join().expect("no panic");
         let of = |index: usize| {
-            status(&suite.path().join(plan.cells[index].directory())).expect("readable")
+            let newest = journal::newest_record(&suite.path().join(plan.cells[index].directory()));
+            newest.expect("readable")
         };
-        assert_eq!(
-            (of(0), of(1)),
-            (Status::StoppedInterrupted, Status::Pending)
+        assert!(
+            matches!(of(0), Some(Record::Stop(stop)) if stop.reason == Reason::Interrupted.name())
         );
+        assert_eq!(of(1), None, "it has not begun");
     }
 
     #[test]
@@ -770,7 +747,7 @@ mod tests {
         else {
             panic!("held")
         };
-        assert_eq!(status(&directory).expect("readable"), Status::Running);
+        assert!(lease::holder(&directory).expect("readable").is_some());
         let other = thread::spawn(move || {
             thread::sleep(Duration::from_millis(300));
             finish(&directory);

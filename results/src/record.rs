@@ -202,6 +202,13 @@ impl Status {
     }
 }
 
+/// `failed.json`: what a run leaves when its worker ends with an error. The next worker removes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong, on one line.
+    pub error: String,
+}
+
 /// `result.json`: written last; its presence means that the run has ended for good (`complete` or `diverged`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {

@@ -2,7 +2,7 @@
 //! Nothing is repaired and nothing is left out; what cannot be read is an error with its path and line.
 
 use super::{Run, Runs, Unopened};
-use crate::record::{Manifest, Record, RunResult, SCHEMA, Status};
+use crate::record::{Failure, Manifest, Record, RunResult, SCHEMA, Status};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -206,12 +206,6 @@ fn read_run(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Found, Fra
         records,
         result,
     })))
-}
-
-/// `failed.json`.
-#[derive(Deserialize)]
-struct Failure {
-    error: String,
 }
 
 /// The one field that every schema has.
