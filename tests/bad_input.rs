@@ -395,17 +395,9 @@ fn what_may_not_be_read_or_written_is_named_and_left_as_it_was() {
             ],
         ),
     ] {
-        let arguments = [
-            "bench-all",
-            "--profile",
-            "tiny.toml",
-            "--device",
-            "cpu",
-            "--data",
-            data,
-            "--out",
-            out,
-        ];
+        let arguments =
+            format!("bench-all --profile tiny.toml --device cpu --data {data} --out {out}");
+        let arguments: Vec<&str> = arguments.split(' ').collect();
         let Some(mut command) = world.command_as_ordinary_user(&arguments) else {
             return;
         };
@@ -441,17 +433,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 #[test]
 fn cuda_where_there_is_none_is_one_line_that_says_what_is_missing() {
     let world = World::new();
-    let mut command = world.command(&[
-        "bench-all",
-        "--profile",
-        "tiny.toml",
-        "--data",
-        "corpus.jsonl",
-        "--device",
-        "cuda",
-        "--out",
-        "out",
-    ]);
+    let arguments = "bench-all --profile tiny.toml --data corpus.jsonl --device cuda --out out";
+    let mut command = world.command(&arguments.split(' ').collect::<Vec<_>>());
     command.env("CUDA_VISIBLE_DEVICES", "-1");
     let ended = ended(command.spawn().expect("it starts"));
     says_so(&ended, 2, &["--device cuda:0: "]).expect("one line");

@@ -103,17 +103,7 @@ fn the_printed_configuration_is_a_profile_that_means_the_same() {
 #[test]
 fn a_plan_says_what_would_run_and_runs_nothing() {
     let world = World::new();
-    let arguments = [
-        "plan",
-        "--profile",
-        "tiny.toml",
-        "--data",
-        "corpus.jsonl",
-        "--device",
-        "cpu",
-        "--out",
-        "out",
-    ];
+    let arguments = World::tiny("plan", &["--out", "out"]);
     let text = world.succeed(&arguments).stdout;
     for part in [
         "relora",
@@ -147,27 +137,21 @@ fn a_plan_says_what_would_run_and_runs_nothing() {
 #[test]
 fn a_budget_shortens_every_run_in_proportion() {
     let world = World::new();
-    let fixed = [
+    let arguments = World::tiny(
         "plan",
-        "--profile",
-        "tiny.toml",
-        "--data",
-        "corpus.jsonl",
-        "--device",
-        "cpu",
-        "--set",
-        "settings.steps=420",
-    ];
-    let longer = [
-        "--set",
-        "settings.warm_start_steps=100",
-        "--set",
-        "settings.restart_every=80",
-        "--budget",
-        "54K tokens",
-        "--json",
-    ];
-    let json = world.succeed(&[&fixed[..], &longer[..]].concat()).stdout;
+        &[
+            "--set",
+            "settings.steps=420",
+            "--set",
+            "settings.warm_start_steps=100",
+            "--set",
+            "settings.restart_every=80",
+            "--budget",
+            "54K tokens",
+            "--json",
+        ],
+    );
+    let json = world.succeed(&arguments).stdout;
     let plan: Value = serde_json::from_str(&json).expect("JSON");
     let tokens: u64 = plan["costs"]
         .as_array()
@@ -250,23 +234,10 @@ fn a_suite_leaves_tables_of_every_kind() {
 #[test]
 fn one_cell_by_flags_is_the_same_run_as_in_a_suite() {
     let world = World::new();
-    let of_text = ["--data", "corpus.jsonl", "--device", "cpu"];
-    let train = [
-        "train",
-        "--profile",
-        "tiny.toml",
-        "--size",
-        "tiny",
-        "--method",
-        "relora",
-        "--rank",
-        "2",
-        "--seed",
-        "5",
-        "--out",
-        "one",
+    let one = [
+        "--size", "tiny", "--method", "relora", "--rank", "2", "--seed", "5", "--out", "one",
     ];
-    world.succeed(&[&train[..], &of_text].concat());
+    world.succeed(&World::tiny("train", &one));
     world.succeed(&World::suite(
         "many",
         &["--seeds", "5", "--set", "rank=2", "--only", "relora"],

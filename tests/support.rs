@@ -121,20 +121,23 @@ impl World {
         ended
     }
 
-    /// `bench-all` of the tiny profile into `out`, with more options behind.
-    pub fn suite<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    /// A command about the tiny profile and its text, with more options behind.
+    pub fn tiny<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let fixed = [
-            "bench-all",
+            command,
             "--profile",
             "tiny.toml",
             "--data",
             "corpus.jsonl",
             "--device",
             "cpu",
-            "--out",
-            out,
         ];
         fixed.into_iter().chain(more.iter().copied()).collect()
+    }
+
+    /// `bench-all` of the tiny profile into `out`, with more options behind.
+    pub fn suite<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        World::tiny("bench-all", &[&["--out", out], more].concat())
     }
 
     /// The lines of a run's `metrics.jsonl`.
