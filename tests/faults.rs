@@ -64,7 +64,6 @@ fn the_smoke_suite_killed_at_ten_random_moments_ends_with_the_same_tables() {
         }
     }
     assert!(supervisor.is_none(), "the tenth is a supervisor's");
-    println!("killed {supervisors} supervisors and {workers} workers, {whole:?} undisturbed");
     assert!(
         workers > 0 && supervisors + workers >= 7,
         "only {supervisors} supervisors and {workers} workers were alive when their moment came"
