@@ -103,19 +103,7 @@ pub fn write_product(
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
-    #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
-    // SAFETY: the pointer and the length are those of one slice.
-    unsafe {
-        multiply(
-            output.as_mut_ptr(),
-            output.len(),
-            false,
-            factor,
-            lhs,
-            rhs,
-            threads,
-        );
-    }
+    multiply_into(output, false, factor, lhs, rhs, threads);
 }
 
 /// `output += factor·lhs·rhs`, row-major.
@@ -126,18 +114,22 @@ pub fn add_product(
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
+    multiply_into(output, true, factor, lhs, rhs, threads);
+}
+
+fn multiply_into(
+    output: &mut [f32],
+    add: bool,
+    factor: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    threads: Threads,
+) {
+    let (pointer, length) = (output.as_mut_ptr(), output.len());
     #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
     // SAFETY: the pointer and the length are those of one slice.
     unsafe {
-        multiply(
-            output.as_mut_ptr(),
-            output.len(),
-            true,
-            factor,
-            lhs,
-            rhs,
-            threads,
-        );
+        multiply(pointer, length, add, factor, lhs, rhs, threads);
     }
 }
 
