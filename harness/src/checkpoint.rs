@@ -556,7 +556,6 @@ pub(crate) mod tests {
         fn memory(&self) -> DeviceMemory {
             DeviceMemory {
                 peak_bytes: Some(4096),
-                in_use_bytes: None,
             }
         }
     }

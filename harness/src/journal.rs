@@ -656,9 +656,14 @@ impl Journal {
     }
 
     fn note_peak_memory(&mut self, learner: &dyn Learner) {
-        let peak = learner.memory().peak_bytes.or_else(process_peak_bytes);
+        let peak = peak_memory_bytes(learner.memory().peak_bytes, &self.cell.device);
         self.clock.peak_memory_bytes = self.clock.peak_memory_bytes.max(peak);
     }
+}
+
+/// What the learner tells of its device or, on a CPU, the memory of this process: that of a GPU it is not.
+fn peak_memory_bytes(of_device: Option<u64>, device: &str) -> Option<u64> {
+    of_device.or_else(|| (device == "cpu").then(process_peak_bytes).flatten())
 }
 
 fn finite(number: f64) -> Option<f64> {
@@ -669,7 +674,8 @@ fn mean(loss: LossSum) -> Option<f64> {
     finite(loss.sum / loss.targets as f64)
 }
 
-/// Largest resident memory of this process so far, bytes, where the learner cannot tell.
+/// Largest resident memory of this process so far, bytes, where the learner cannot tell: where there is no `/proc`. (Linux
+/// begins this figure with that of the process which started this one.)
 #[cfg(unix)]
 fn process_peak_bytes() -> Option<u64> {
     use nix::sys::resource::{UsageWho, getrusage};

@@ -227,18 +227,16 @@ fn cuda_learner(
     })
 }
 
-/// Memory of this process, from `/proc/self/status`; nothing where there is no such file.
+/// Memory of this process, from `/proc/self/status`; nothing where there is no such file. The kernel begins its high-water
+/// mark anew when a program is started, so it is not that of the process which started this one.
 fn process_memory() -> DeviceMemory {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak_bytes = peak.and_then(|peak| {
+        let kibibytes: u64 = peak.split_whitespace().next()?.parse().ok()?;
         kibibytes.checked_mul(1024)
-    };
-    DeviceMemory {
-        peak_bytes: bytes("VmHWM:"),
-        in_use_bytes: bytes("VmRSS:"),
-    }
+    });
+    DeviceMemory { peak_bytes }
 }
 
 /// What of CUDA is on this machine.

@@ -64,7 +64,7 @@ pub trait Learner {
     /// An unknown name, or bytes of another length than the tensor's.
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), TensorError>;
 
-    /// What the device's memory holds and has held.
+    /// How much of the device's memory has been in use.
     fn memory(&self) -> DeviceMemory;
 }
 
@@ -77,13 +77,12 @@ pub struct LossSum {
     pub targets: u64,
 }
 
-/// Memory of the device, as far as it can be told. On the CPU it is that of the process, from Linux's `/proc`.
+/// Memory of the device, as far as it can be told. On the CPU it is that of the process, from Linux's `/proc`; on CUDA it
+/// is not read yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// The most there has been.
+    /// The most there has been; none where it cannot be read.
     pub peak_bytes: Option<u64>,
-    /// What there is.
-    pub in_use_bytes: Option<u64>,
 }
 
 /// A LLaMA in training on the backend `B`. Parameters live on `B` itself; `Autodiff<B>` appears in

@@ -238,7 +238,7 @@ pub struct RunResult {
     pub evaluation_seconds: f64,
     /// Seconds of the whole run over all its processes, the warm start's training included even where it was handed on.
     pub wall_seconds: f64,
-    /// Largest memory of the process (CPU) or the device, bytes; absent where it cannot be read.
+    /// Largest memory of the process (CPU) or the device (CUDA), bytes; absent where it cannot be read, as on CUDA for now.
     pub peak_memory_bytes: Option<u64>,
     /// Bytes of the weights held by the learner at the end.
     pub weight_bytes: u64,

@@ -450,6 +450,14 @@ fn a_result_has_the_figures_of_the_records() {
 }
 
 #[test]
+fn the_memory_of_the_process_does_not_stand_for_that_of_a_gpu() {
+    assert_eq!(peak_memory_bytes(None, "cuda"), None);
+    assert_eq!(peak_memory_bytes(Some(1), "cuda"), Some(1));
+    assert_eq!(peak_memory_bytes(Some(1), "cpu"), Some(1));
+    assert!(peak_memory_bytes(None, "cpu") > Some(1 << 20));
+}
+
+#[test]
 fn a_diverged_run_has_a_result_and_no_loss() {
     let (suite, cell, mut journal) = begun();
     trained(&mut journal, 1..=1);

@@ -424,13 +424,13 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "runs",
         "peak_memory_bytes",
-        "largest memory of the process (CPU) or the device (CUDA); absent where it cannot be read",
+        "largest memory of the process (CPU) or the device (CUDA); absent where it cannot be read, as on CUDA for now",
         "bytes",
     ),
     (
         "",
         "peak_memory_bytes",
-        "mean over the complete seeds of the largest memory of the process (CPU) or the device (CUDA)",
+        "mean over the complete seeds of the largest memory of the process (CPU) or the device (CUDA); absent where it cannot be read, as on CUDA for now",
         "bytes",
     ),
     (
