@@ -10,6 +10,7 @@ mod tables;
 
 pub use columns::{Description, VOLATILE_COLUMNS, describe};
 pub use read::{FrameError, read, read_with};
+pub(crate) use tables::UNRESOLVED_DIVERGED;
 
 use crate::record::{Record, RowKeys, RunResult, Session, Status, StepRecord};
 use std::collections::BTreeMap;

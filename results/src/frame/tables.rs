@@ -312,6 +312,10 @@ impl Runs {
     }
 }
 
+/// The verdict on a difference that favours a side which diverged on some seeds: the seeds that it survived say nothing of
+/// those that it did not.
+pub(crate) const UNRESOLVED_DIVERGED: &str = "unresolved: diverged";
+
 /// A row of `curves`.
 struct Point<'a> {
     row: &'a RowKeys,
@@ -453,19 +457,22 @@ impl Compared<'_> {
             .is_some_and(|reference| reference.row().method == self.group.row().method)
     }
 
-    /// `better` or `worse` where the adjusted p-value is below the level of significance, else `unresolved`.
+    /// `better` or `worse` where the adjusted p-value is below the level of significance, else `unresolved`;
+    /// [`UNRESOLVED_DIVERGED`] where the side with the lower loss has lost seeds to divergence.
     fn verdict(&self) -> Option<&'static str> {
-        let difference = self.difference?;
-        Some(match self.p_adjusted {
-            // Only the seeds that survived are compared: a method that lost some to divergence cannot win by the others.
-            Some(p)
-                if p < SIGNIFICANCE
-                    && difference.estimate.point < 0.0
-                    && !self.group.has_diverged() =>
-            {
-                "better"
-            }
-            Some(p) if p < SIGNIFICANCE && difference.estimate.point > 0.0 => "worse",
+        let point = self.difference?.estimate.point;
+        let significant = self.p_adjusted.is_some_and(|p| p < SIGNIFICANCE);
+        // Only the seeds that survived are compared: who lost some to divergence cannot win by the others, neither the
+        // method nor the reference.
+        let ahead = if point < 0.0 {
+            Some(&self.group)
+        } else {
+            self.reference.as_ref().filter(|_| point > 0.0)
+        };
+        Some(match ahead {
+            Some(ahead) if ahead.has_diverged() => UNRESOLVED_DIVERGED,
+            Some(_) if significant && point < 0.0 => "better",
+            Some(_) if significant => "worse",
             _ => "unresolved",
         })
     }

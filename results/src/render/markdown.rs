@@ -3,7 +3,7 @@
 //! Digits follow the interval: a number is shown down to the second significant digit of its half-width, and a number that
 //! has no interval says `n = 1`. Everything is taken from the frames, so nothing stands here that is not in the CSV files.
 
-use crate::frame::Runs;
+use crate::frame::{Runs, UNRESOLVED_DIVERGED};
 use crate::record::Status;
 use crate::statistics::{Estimate, Interval, LEVEL, SIGNIFICANCE};
 use polars::prelude::{AnyValue, DataFrame};
@@ -309,7 +309,8 @@ fn reading() -> String {
          - Verdicts: paired t-test, two-sided, p adjusted by Holm's method over all methods of the size; better or\n  \
          worse where the adjusted p < {SIGNIFICANCE}. `better alone`, `worse alone`: the difference's own interval\n  \
          excludes zero, but among so many comparisons one such is no surprise. `unresolved` does not mean equal:\n  \
-         these seeds cannot tell.\n\
+         these seeds cannot tell. `unresolved: diverged`: the side with the lower loss lost seeds to divergence, and\n  \
+         is not judged by those that it survived.\n\
          - Intervals cover seeds only, not the choice of data, tokens or learning rates.\n"
     )
 }
@@ -366,7 +367,7 @@ fn differences(rows: &[Cells<'_>]) -> String {
         .collect();
     let resolved = compared
         .iter()
-        .filter(|(row, _)| !row.is("verdict", "unresolved"));
+        .filter(|(row, _)| row.is("verdict", "better") || row.is("verdict", "worse"));
     let smallest =
         resolved.min_by(|(_, left), (_, right)| left.point.abs().total_cmp(&right.point.abs()));
     if let Some((row, difference)) = smallest {
@@ -381,12 +382,20 @@ fn differences(rows: &[Cells<'_>]) -> String {
         .iter()
         .filter(|(row, _)| row.is("verdict", "unresolved"))
         .partition(|(_, difference)| alone(difference).is_some());
+    let withheld = compared
+        .iter()
+        .filter(|(row, _)| row.is("verdict", UNRESOLVED_DIVERGED))
+        .collect();
     for (what, rows) in [
         (
             "Resolved by their own intervals, but not all at once",
             by_interval,
         ),
         ("Not resolved", unresolved),
+        (
+            "Not judged, since the side that looks better diverged on some seeds",
+            withheld,
+        ),
     ] {
         let names: Vec<String> = rows.iter().map(|(row, _)| row.name()).collect();
         if !names.is_empty() {

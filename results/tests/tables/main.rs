@@ -218,6 +218,52 @@ fn one_seed_has_no_interval_and_no_verdict_but_unresolved() {
     );
 }
 
+/// Three seeds of two methods that complete and differ by far more than they scatter; one of them diverged on a fourth.
+fn survivors(diverged: &str) -> Runs {
+    let suite = Suite::new();
+    for seed in 0..3 {
+        suite.complete("micro", "full", seed, 4.50 + 0.01 * seed as f64);
+        suite.complete("micro", "relora", seed, 4.30 + 0.011 * seed as f64);
+    }
+    for method in ["full", "relora"] {
+        if method == diverged {
+            suite.diverged("micro", method, 3, 120);
+        } else {
+            suite.complete("micro", method, 3, 4.4);
+        }
+    }
+    suite.read()
+}
+
+#[test]
+fn who_diverged_on_some_seeds_does_not_win_by_the_others() {
+    let runs = survivors("relora");
+    assert_eq!(
+        text(&runs.perplexity(), "relora", "verdict"),
+        "unresolved: diverged"
+    );
+    // The same difference seen from the other side: what loses to survivors loses to no one.
+    assert_eq!(
+        text(&runs.ablations(), "full", "verdict"),
+        "unresolved: diverged"
+    );
+    let report = markdown(&runs);
+    let table = report.lines().filter(|line| line.starts_with('|'));
+    assert!(!table.clone().any(|line| line.contains("alone")), "{report}");
+    assert!(
+        report.contains("diverged on some seeds, against `full`: `relora`.")
+            && !report.contains("Smallest resolved difference"),
+        "{report}"
+    );
+}
+
+#[test]
+fn who_loses_by_its_surviving_seeds_is_worse_all_the_same() {
+    let runs = survivors("full");
+    assert_eq!(text(&runs.perplexity(), "relora", "verdict"), "better");
+    assert_eq!(text(&runs.ablations(), "full", "verdict"), "worse");
+}
+
 /// A suite with a run of every status.
 fn troubled() -> Runs {
     let suite = Suite::new();
