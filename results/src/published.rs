@@ -88,59 +88,84 @@ pub fn all() -> &'static [Published] {
 /// The figure of the paper's main table (table 2; at `1b` that of its 1.3B section) for what the row trains.
 #[must_use]
 pub fn main_table(row: &RowKeys) -> Option<&'static Published> {
-    if !has_the_papers_rank(row) {
-        return None;
-    }
-    let method = match row.preset.as_str() {
-        "low-rank" => "lora",
-        preset @ ("full" | "control" | "lora-warm-start" | "relora") => preset,
-        _ => return None,
+    let method = match trained(row)? {
+        Trained::FullRank(preset) => preset,
+        Trained::LowRank("----") => "lora",
+        Trained::LowRank("---W") => "lora-warm-start",
+        Trained::LowRank("ROJW") => "relora",
+        Trained::LowRank(_) => return None,
     };
     find(&["table 2", "1.3B"], &row.size, method)
 }
 
-/// The paper's low-rank rows all have rank 128.
-fn has_the_papers_rank(row: &RowKeys) -> bool {
-    row.rank.is_none_or(|rank| rank == 128)
-}
-
 /// The figure of the paper's ablation (table 6, 130m) for the row's switches.
-///
-/// The paper's rows without a warm start had no weight, or one of zero until the first merge, and only such rows of ours
-/// stand beside them. A method without re-warm-up has no
-/// counterpart, nor has one with a warm start and only some of the other parts.
 #[must_use]
 pub fn ablation_table(row: &RowKeys) -> Option<&'static Published> {
+    let method = match trained(row)? {
+        Trained::FullRank("full") => "full",
+        Trained::FullRank(_) => return None,
+        Trained::LowRank("----") => "ablation ---- (lora)",
+        Trained::LowRank("R---") => "ablation R---",
+        Trained::LowRank("RO--") => "ablation RO--",
+        Trained::LowRank("R-J-") => "ablation R-J-",
+        Trained::LowRank("ROJ-") => "ablation ROJ-",
+        Trained::LowRank("---W") => "ablation ---W",
+        Trained::LowRank("ROJW") => "ablation ROJW (relora)",
+        Trained::LowRank(_) => return None,
+    };
+    find(&["table 6"], &row.size, method)
+}
+
+/// What of the paper's a row could be.
+enum Trained {
+    /// The preset `full` or `control`.
+    FullRank(&'static str),
+    /// The parts in the letters of the paper's table 6: restarts, optimizer reset, jagged schedule, warm start.
+    LowRank(&'static str),
+}
+
+/// Reads what a row trains off its switches, and never off its name: a method derived from `relora` may have them off. None
+/// where the paper has nothing of the kind:
+///
+/// - another rank than 128, which all its rows have;
+/// - the dialect that stands for another paper's comparison;
+/// - a weight beside the factors from the start without a warm start (it had none, or one of zero until the first merge),
+///   or a warm start that is thrown away;
+/// - a jagged schedule without re-warm-up.
+fn trained(row: &RowKeys) -> Option<Trained> {
+    if row.dialect == "galore-table" {
+        return None;
+    }
     if !row.low_rank {
-        return if row.preset == "full" {
-            find(&["table 6"], &row.size, "full")
-        } else {
-            None
+        return match row.preset.as_str() {
+            "full" => Some(Trained::FullRank("full")),
+            "control" => Some(Trained::FullRank("control")),
+            _ => None,
         };
     }
     let without_weight = matches!(row.base.as_deref(), Some("zero" | "none"));
-    if !has_the_papers_rank(row)
+    if row.rank.is_some_and(|rank| rank != 128)
         || row.warm_start == without_weight
         || (row.jagged && !row.rewarmup)
     {
         return None;
     }
-    let method = match (
+    let parts = match (
         row.restarts,
         row.optimizer_reset,
         row.jagged,
         row.warm_start,
     ) {
-        (false, false, false, false) => "ablation ---- (lora)",
-        (true, false, false, false) => "ablation R---",
-        (true, true, false, false) => "ablation RO--",
-        (true, false, true, false) => "ablation R-J-",
-        (true, true, true, false) => "ablation ROJ-",
-        (false, false, false, true) => "ablation ---W",
-        (true, true, true, true) => "ablation ROJW (relora)",
+        (false, false, false, false) => "----",
+        (true, false, false, false) => "R---",
+        (true, true, false, false) => "RO--",
+        (true, false, true, false) => "R-J-",
+        (true, true, true, false) => "ROJ-",
+        (false, false, false, true) => "---W",
+        (true, true, true, true) => "ROJW",
         _ => return None,
     };
-    find(&["table 6"], &row.size, method)
+    Some(Trained::LowRank(parts))
 }
 
 fn find(places: &[&str], size: &str, method: &str) -> Option<&'static Published> {
@@ -203,6 +228,31 @@ mod tests {
         );
         assert_eq!(main_table(&row("60m", "lora")), None);
         assert_eq!(ablation_table(&row("130m", "lora")), None);
+    }
+
+    #[test]
+    fn a_recipe_that_the_paper_did_not_train_has_no_figure() {
+        let relora = row("60m", "relora");
+        let changed = |change: fn(&mut RowKeys)| {
+            let mut row = relora.clone();
+            change(&mut row);
+            main_table(&row).is_some()
+        };
+        assert!(changed(|row| row.method = "my-relora".into()));
+        assert!(!changed(|row| row.restarts = false));
+        assert!(!changed(|row| row.optimizer_reset = false));
+        assert!(!changed(|row| row.jagged = false));
+        assert!(!changed(|row| row.rewarmup = false));
+        assert!(!changed(|row| row.warm_start = false));
+        assert!(!changed(|row| row.rank = Some(64)));
+        assert!(!changed(|row| row.dialect = "galore-table".into()));
+        // By its switches alone, whatever it was derived from: 34.73 is the table's LoRA with a warm start.
+        let mut row = relora.clone();
+        (row.restarts, row.optimizer_reset, row.jagged) = (false, false, false);
+        assert_eq!(
+            main_table(&row).map(|published| published.outcome),
+            Some(Outcome::Perplexity(34.73))
+        );
     }
 
     /// Figures from table 6 of the paper.
