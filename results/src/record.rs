@@ -147,7 +147,7 @@ pub struct ResetRecord {
     pub step: u64,
     /// Moment elements of the factors.
     pub moments_total: u64,
-    /// Moment elements that are zero after the reset.
+    /// Moment elements that the reset has set to zero, those that were zero before included.
     pub moments_zeroed: u64,
 }
 

@@ -496,7 +496,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "moments_zeroed",
-        "moment elements that are zero after the reset; absent for restarts",
+        "moment elements that the reset set to zero, those that were zero before included; absent for restarts",
         "1",
     ),
 ];
