@@ -145,7 +145,7 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
             .into());
     }
     let data = data(cell, &store)?;
-    // The stream's first token is the only one that is no target.
+    // Of packed rows that overlap, the stream's first token is the only one that is no target; else this is an estimate.
     let targets = store.validation_tokens().saturating_sub(1).max(1);
     journal.set_bytes_per_target(store.validation_text_bytes() as f64 / targets as f64);
     let algorithm = cell.algorithm()?;

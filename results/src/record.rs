@@ -226,7 +226,8 @@ pub struct RunResult {
     pub validation_loss: Option<f64>,
     /// Number of validation targets.
     pub validation_targets: u64,
-    /// UTF-8 bytes of text per validation target, to turn nats per token into bits per byte.
+    /// UTF-8 bytes of the validation text per token of it, to turn nats per token into bits per byte: exact where every token
+    /// but the first is a target (`documents = "packed"`, `overlap = 1`), else an estimate from the average token.
     pub bytes_per_target: f64,
     /// Mean training loss of the last logged step.
     pub training_loss: Option<f64>,

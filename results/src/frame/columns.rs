@@ -240,7 +240,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "bits_per_byte",
-        "validation loss per UTF-8 byte of text; absent until the run has ended",
+        "validation loss per UTF-8 byte of text, by the average bytes of a token: an estimate where not every token is a target (documents = \"padded\", or overlap = 0); absent until the run has ended",
         "bits per byte",
     ),
     (
