@@ -231,7 +231,8 @@ pub struct RunResult {
     pub bytes_per_target: f64,
     /// Mean training loss of the last logged step.
     pub training_loss: Option<f64>,
-    /// Targets per second of training, warm start excluded where it was handed on.
+    /// Targets per second of training; of a method with a warm start those of its own stage after it, whether the warm start
+    /// was handed on or not.
     pub tokens_per_second: f64,
     /// Seconds of training, the warm start's included even where it was handed on.
     pub training_seconds: f64,

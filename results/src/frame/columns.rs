@@ -345,7 +345,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "runs",
         "tokens_per_second",
-        "training targets per second of training",
+        "training targets per second of training, a warm start excluded whether or not it was handed on",
         "tokens per second",
     ),
     (
@@ -357,7 +357,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "tokens_per_second",
-        "mean over the complete seeds of the training targets per second of training",
+        "mean over the complete seeds of the training targets per second of training, a warm start excluded whether or not it was handed on",
         "tokens per second",
     ),
     (

@@ -240,7 +240,7 @@ fn throughput_section(rows: &[Cells<'_>]) -> String {
         table.rows.push(cells);
     }
     format!(
-        "\n### Speed\n\n{}\n- Tokens per second count training only; the times charge a warm start to the method even where it was handed on.\n",
+        "\n### Speed\n\n{}\n- Tokens per second count training after the warm start; the times charge a warm start to the method even where it\n  was handed on.\n",
         table.text()
     )
 }
