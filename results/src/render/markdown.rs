@@ -81,11 +81,22 @@ fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
         .collect();
     tokens.sort_unstable();
     tokens.dedup();
+    let complete = |row: &&Cells<'_>| row.count("seeds_complete") > Some(0);
+    let differing = methods
+        .iter()
+        .filter(complete)
+        .any(|row| row.count("tokens_seen").is_none());
     let tokens = match tokens.as_slice() {
+        _ if differing => "**training tokens that differ between seeds**; ".to_owned(),
         [] => String::new(),
         [tokens] => format!(
-            "{} training tokens for every method; ",
-            thousands(&tokens.to_string())
+            "{} training tokens for every method{}; ",
+            thousands(&tokens.to_string()),
+            if methods.iter().all(|row| complete(&row)) {
+                ""
+            } else {
+                " with a complete seed"
+            }
         ),
         [least, .., most] => {
             let (least, most) = (thousands(&least.to_string()), thousands(&most.to_string()));
