@@ -62,20 +62,26 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Store, DataError> {
     spec.check()?;
-    let mut stage = |stage: &'static str| {
+    let mut looking = |done, total| {
         progress(Progress {
-            stage,
-            done: 0,
-            total: None,
+            stage: "looking at the text",
+            done,
+            total,
         });
     };
-    stage("looking at the text");
+    looking(0, None);
     let tokenizer = match &spec.tokenizer {
         TokenizerSpec::File { path } => Some(Tokenizer::load(path)?),
         TokenizerSpec::Train { .. } => None,
     };
     let source = spec.source.open()?;
-    let fingerprint = source.fingerprint()?.to_hex().to_string();
+    // Size and date of a file do not pin its contents, so they are read anew each time.
+    let mut read = 0;
+    let fingerprint = source.fingerprint(&mut |bytes| {
+        read += bytes;
+        looking(read, Some(source.size_bytes()));
+    })?;
+    let fingerprint = fingerprint.to_hex().to_string();
     let key = spec.key(&fingerprint, tokenizer.as_ref());
     let directory = cache_directory.join(&key);
     if let Ok(store) = Store::open(&directory) {
@@ -87,7 +93,11 @@ pub fn prepare(
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            stage("waiting for another process that prepares this text");
+            progress(Progress {
+                stage: "waiting for another process that prepares this text",
+                done: 0,
+                total: None,
+            });
             lock.lock().map_err(|e| DataError::write(&lock_path, e))?;
         }
         Err(TryLockError::Error(e)) => return Err(DataError::write(&lock_path, e)),

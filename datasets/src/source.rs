@@ -98,11 +98,12 @@ impl SourceSpec {
 
 /// Text in a fixed order.
 pub trait Source {
-    /// A hash of everything that the text depends on, without reading the text as documents.
+    /// A hash of everything that the text depends on, without reading the text as documents. `hashed` is told of the bytes of
+    /// the inputs as they are read.
     ///
     /// # Errors
     /// An input cannot be read.
-    fn fingerprint(&self) -> Result<blake3::Hash, DataError>;
+    fn fingerprint(&self, hashed: &mut dyn FnMut(u64)) -> Result<blake3::Hash, DataError>;
 
     /// The size of the inputs in bytes, against which [`Item::Document::position`] tells how far the reading is.
     fn size_bytes(&self) -> u64;
@@ -341,38 +342,61 @@ pub(crate) fn sorted_files(directory: &Path) -> Result<Vec<PathBuf>, DataError> 
     Ok(files)
 }
 
-/// The sum of the sizes of `paths` in bytes.
-///
-/// # Errors
-/// One is missing, or is a folder.
-pub(crate) fn total_size(paths: &[PathBuf]) -> Result<u64, DataError> {
-    let mut total = 0;
-    for path in paths {
-        let metadata = std::fs::metadata(path).map_err(|e| DataError::read(path, e))?;
-        if metadata.is_dir() {
-            let source = io::Error::new(io::ErrorKind::IsADirectory, "it is a folder, not a file");
-            return Err(DataError::read(path, source));
+/// Files to read one after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) paths: Vec<PathBuf>,
+    /// Of all of them together.
+    pub(crate) size_bytes: u64,
+}
+
+impl Files {
+    /// # Errors
+    /// No path is given, or one is missing or a folder.
+    pub(crate) fn new(paths: &[PathBuf]) -> Result<Files, DataError> {
+        if paths.is_empty() {
+            return Err(DataError::NoPaths);
         }
-        total += metadata.len();
+        let mut size_bytes = 0;
+        for path in paths {
+            let metadata = std::fs::metadata(path).map_err(|e| DataError::read(path, e))?;
+            if metadata.is_dir() {
+                let source =
+                    io::Error::new(io::ErrorKind::IsADirectory, "it is a folder, not a file");
+                return Err(DataError::read(path, source));
+            }
+            size_bytes += metadata.len();
+        }
+        Ok(Files {
+            paths: paths.to_vec(),
+            size_bytes,
+        })
     }
-    Ok(total)
 }
 
-/// A hash of the contents of `paths`, in this order.
-pub(crate) fn hash_files(paths: &[PathBuf]) -> Result<blake3::Hash, DataError> {
+/// A hash of the contents of `paths`, in this order. `hashed` is told of every portion's bytes.
+pub(crate) fn hash_files(
+    paths: &[PathBuf],
+    hashed: &mut dyn FnMut(u64),
+) -> Result<blake3::Hash, DataError> {
     let mut hasher = blake3::Hasher::new();
+    let mut portion = vec![0; 1 << 20];
     for path in paths {
-        hasher.update(hash_file(path)?.as_bytes());
+        let mut file = File::open(path).map_err(|e| DataError::read(path, e))?;
+        let mut of_file = blake3::Hasher::new();
+        loop {
+            match file.read(&mut portion) {
+                Ok(0) => break,
+                Ok(count) => {
+                    of_file.update(&portion[..count]);
+                    hashed(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(DataError::read(path, error)),
+            }
+        }
+        hasher.update(of_file.finalize().as_bytes());
     }
-    Ok(hasher.finalize())
-}
-
-pub(crate) fn hash_file(path: &Path) -> Result<blake3::Hash, DataError> {
-    let file = File::open(path).map_err(|e| DataError::read(path, e))?;
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_reader(file)
-        .map_err(|e| DataError::read(path, e))?;
     Ok(hasher.finalize())
 }
 

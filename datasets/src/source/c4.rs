@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Side, Source, Visitor, hash_files, jsonl, sorted_files, total_size};
+use super::{Files, Side, Source, Visitor, hash_files, jsonl, sorted_files};
 use crate::DataError;
 
 /// The name of a shard, taken apart.
@@ -64,7 +64,7 @@ impl C4 {
         };
         let (training, validation) = (paths(training), paths(validation));
         Ok(C4 {
-            size_bytes: total_size(&training)? + total_size(&validation)?,
+            size_bytes: Files::new(&[training.clone(), validation.clone()].concat())?.size_bytes,
             training,
             validation,
         })
@@ -72,10 +72,10 @@ impl C4 {
 }
 
 impl Source for C4 {
-    fn fingerprint(&self) -> Result<blake3::Hash, DataError> {
+    fn fingerprint(&self, hashed: &mut dyn FnMut(u64)) -> Result<blake3::Hash, DataError> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(hash_files(&self.validation)?.as_bytes());
-        hasher.update(hash_files(&self.training)?.as_bytes());
+        hasher.update(hash_files(&self.validation, hashed)?.as_bytes());
+        hasher.update(hash_files(&self.training, hashed)?.as_bytes());
         Ok(hasher.finalize())
     }
 

@@ -204,7 +204,7 @@ impl Crates {
 }
 
 impl Source for Crates {
-    fn fingerprint(&self) -> Result<blake3::Hash, DataError> {
+    fn fingerprint(&self, _hashed: &mut dyn FnMut(u64)) -> Result<blake3::Hash, DataError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&TEXT_VERSION.to_le_bytes());
         for Crate {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess};
 
-use super::{BadLine, Item, Lines, Side, Source, Visitor, hash_files, total_size};
+use super::{BadLine, Files, Item, Lines, Side, Source, Visitor, hash_files};
 use crate::DataError;
 
 /// The field that C4 and most other corpora keep their text in.
@@ -12,21 +12,16 @@ pub(crate) const FIELD: &str = "text";
 
 /// JSON lines in the order given.
 pub struct Jsonl {
-    paths: Vec<PathBuf>,
+    files: Files,
     field: String,
-    size_bytes: u64,
 }
 
 impl Jsonl {
     /// # Errors
-    /// No path is given or one is missing.
+    /// No path is given, or one is missing or a folder.
     pub fn new(paths: &[PathBuf], field: &str) -> Result<Jsonl, DataError> {
-        if paths.is_empty() {
-            return Err(DataError::NoPaths);
-        }
         Ok(Jsonl {
-            size_bytes: total_size(paths)?,
-            paths: paths.to_vec(),
+            files: Files::new(paths)?,
             field: field.into(),
         })
     }
@@ -43,17 +38,17 @@ pub(crate) fn is_jsonl(path: &Path) -> bool {
 }
 
 impl Source for Jsonl {
-    fn fingerprint(&self) -> Result<blake3::Hash, DataError> {
-        hash_files(&self.paths)
+    fn fingerprint(&self, hashed: &mut dyn FnMut(u64)) -> Result<blake3::Hash, DataError> {
+        hash_files(&self.files.paths, hashed)
     }
 
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.files.size_bytes
     }
 
     fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), DataError> {
         let mut before = 0;
-        for path in &self.paths {
+        for path in &self.files.paths {
             match visit_file(path, &self.field, Side::ByContent, before, visitor)? {
                 Some(read) => before += read,
                 None => break,

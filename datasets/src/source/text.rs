@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Item, Lines, Pieces, Side, Source, Visitor, hash_files, total_size};
+use super::{Files, Item, Lines, Pieces, Side, Source, Visitor, hash_files};
 use crate::DataError;
 
 /// About two sequences of 512 tokens: long enough that most rows lie within one document, short enough that a validation
@@ -12,20 +12,15 @@ const DOCUMENT_BYTES: usize = 4 << 10;
 
 /// Plain text files in the order given.
 pub struct Text {
-    paths: Vec<PathBuf>,
-    size_bytes: u64,
+    files: Files,
 }
 
 impl Text {
     /// # Errors
-    /// No path is given or one is missing.
+    /// No path is given, or one is missing or a folder.
     pub fn new(paths: &[PathBuf]) -> Result<Text, DataError> {
-        if paths.is_empty() {
-            return Err(DataError::NoPaths);
-        }
         Ok(Text {
-            size_bytes: total_size(paths)?,
-            paths: paths.to_vec(),
+            files: Files::new(paths)?,
         })
     }
 }
@@ -41,17 +36,17 @@ pub(crate) fn is_text(path: &Path) -> bool {
 }
 
 impl Source for Text {
-    fn fingerprint(&self) -> Result<blake3::Hash, DataError> {
-        hash_files(&self.paths)
+    fn fingerprint(&self, hashed: &mut dyn FnMut(u64)) -> Result<blake3::Hash, DataError> {
+        hash_files(&self.files.paths, hashed)
     }
 
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.files.size_bytes
     }
 
     fn visit(&self, visitor: &mut Visitor<'_>) -> Result<(), DataError> {
         let mut before = 0;
-        for path in &self.paths {
+        for path in &self.files.paths {
             let mut lines = Lines::open(path)?;
             let mut pieces = Pieces::new(DOCUMENT_BYTES, "\n\n");
             let mut paragraph = String::new();

@@ -288,6 +288,25 @@ fn what_a_killed_build_leaves_is_not_a_store_and_is_removed() {
 }
 
 #[test]
+fn hashing_a_text_says_how_far_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = jsonl(&documents(12_000));
+    assert!(text.len() > 3 << 20, "several portions");
+    let path = write(folder.path(), "corpus.jsonl", &text);
+    let size = text.len() as u64;
+    let mut seen = Vec::new();
+    datasets::prepare(&spec(&path).unwrap(), folder.path(), &mut |progress| {
+        if progress.stage == "looking at the text" {
+            seen.push((progress.done, progress.total));
+        }
+    })
+    .unwrap();
+    assert_eq!(seen.first(), Some(&(0, None)));
+    assert_eq!(seen.last(), Some(&(size, Some(size))));
+    assert!(seen.len() > 3 && seen.is_sorted(), "{seen:?}");
+}
+
+#[test]
 fn a_damaged_store_is_noticed_and_prepared_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "corpus.jsonl", &jsonl(&documents(300)));

@@ -249,7 +249,10 @@ fn who_diverged_on_some_seeds_does_not_win_by_the_others() {
     );
     let report = markdown(&runs);
     let table = report.lines().filter(|line| line.starts_with('|'));
-    assert!(!table.clone().any(|line| line.contains("alone")), "{report}");
+    assert!(
+        !table.clone().any(|line| line.contains("alone")),
+        "{report}"
+    );
     assert!(
         report.contains("diverged on some seeds, against `full`: `relora`.")
             && !report.contains("Smallest resolved difference"),
