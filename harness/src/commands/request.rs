@@ -456,6 +456,14 @@ fn source_of_paths(paths: &[PathBuf], field: &str) -> anyhow::Result<SourceSpec>
                 paths: [first, paths].concat(),
                 field,
             },
+            (Some(SourceSpec::C4 { directory }), SourceSpec::C4 { .. }) => {
+                let message = format!(
+                    "data.paths: {} and {} are both folders of C4 shards, and one is taken; put the shards into one folder",
+                    directory.display(),
+                    path.display()
+                );
+                return Err(UserError::new(message).into());
+            }
             _ => {
                 let message = format!(
                     "data.paths: {} is of another kind than those before it; give all text, or all JSON lines",
