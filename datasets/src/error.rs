@@ -29,6 +29,16 @@ pub enum DataError {
         path: PathBuf,
         expected: &'static str,
     },
+    #[error(
+        "{}: holds {} ({}) and {} ({}), of which one kind is read; give a folder of one kind, or list its files in data.paths",
+        path.display(), first.0, file_name(&first.1), other.0, file_name(&other.1)
+    )]
+    MixedFolder {
+        path: PathBuf,
+        /// A kind of text and the first file of it.
+        first: (&'static str, PathBuf),
+        other: (&'static str, PathBuf),
+    },
     #[error("no paths given; give at least one file of text")]
     NoPaths,
     #[error(
@@ -108,6 +118,10 @@ pub enum DataError {
         rows: u64,
         needed: u64,
     },
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 impl DataError {

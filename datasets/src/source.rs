@@ -38,7 +38,7 @@ impl SourceSpec {
     /// Chooses the kind of source by looking at `path`: a folder of C4 shards, of JSON lines or of text, or one such file.
     ///
     /// # Errors
-    /// The path is missing, cannot be listed, or is a folder without any text.
+    /// The path is missing, cannot be listed, or is a folder without any text or with text of two kinds.
     pub fn from_path(path: &Path) -> Result<SourceSpec, DataError> {
         let metadata = std::fs::metadata(path).map_err(|e| DataError::read(path, e))?;
         if metadata.is_file() {
@@ -52,34 +52,51 @@ impl SourceSpec {
                 SourceSpec::Text { paths }
             });
         }
-        let files = sorted_files(path)?;
-        if files.iter().any(|file| c4::Shard::of(file).is_some()) {
+        let (mut shards, mut jsonl, mut text) = (Vec::new(), Vec::new(), Vec::new());
+        for file in sorted_files(path)? {
+            if c4::Shard::of(&file).is_some() {
+                shards.push(file);
+            } else if jsonl::is_jsonl(&file) {
+                jsonl.push(file);
+            } else if text::is_text(&file) {
+                text.push(file);
+            }
+        }
+        // Reading one kind would leave the others out without a word.
+        let kinds = [
+            ("C4 shards", &shards),
+            ("JSON lines", &jsonl),
+            ("text", &text),
+        ];
+        let found: Vec<(&str, PathBuf)> = kinds
+            .into_iter()
+            .filter_map(|(kind, files)| Some((kind, files.first()?.clone())))
+            .collect();
+        if let [first, other, ..] = &found[..] {
+            return Err(DataError::MixedFolder {
+                path: path.into(),
+                first: first.clone(),
+                other: other.clone(),
+            });
+        }
+        if !shards.is_empty() {
             return Ok(SourceSpec::C4 {
                 directory: path.to_path_buf(),
             });
         }
-        let jsonl: Vec<PathBuf> = files
-            .iter()
-            .filter(|file| jsonl::is_jsonl(file))
-            .cloned()
-            .collect();
         if !jsonl.is_empty() {
             return Ok(SourceSpec::Jsonl {
                 paths: jsonl,
                 field: jsonl::FIELD.into(),
             });
         }
-        let paths: Vec<PathBuf> = files
-            .into_iter()
-            .filter(|file| text::is_text(file))
-            .collect();
-        if paths.is_empty() {
+        if text.is_empty() {
             return Err(DataError::NothingInFolder {
                 path: path.to_path_buf(),
                 expected: "c4 shards, .jsonl, .json.gz, .txt or .md files",
             });
         }
-        Ok(SourceSpec::Text { paths })
+        Ok(SourceSpec::Text { paths: text })
     }
 
     /// The reader of this source.

@@ -128,6 +128,35 @@ fn a_path_that_holds_no_text_is_named() {
 }
 
 #[test]
+fn a_folder_with_text_of_two_kinds_names_both() {
+    for (first, second, kinds) in [
+        ("a.jsonl", "b.txt", "JSON lines (a.jsonl) and text (b.txt)"),
+        (
+            "c4-train.00000-of-01024.json.gz",
+            "mine.jsonl",
+            "C4 shards (c4-train.00000-of-01024.json.gz) and JSON lines (mine.jsonl)",
+        ),
+        (
+            "README.md",
+            "c4-validation.00000-of-00008.json.gz",
+            "C4 shards (c4-validation.00000-of-00008.json.gz) and text (README.md)",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), first, b"x");
+        assert!(
+            SourceSpec::from_path(folder.path()).is_ok(),
+            "{first} alone"
+        );
+        write(folder.path(), second, b"x");
+        let error = SourceSpec::from_path(folder.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(kinds), "{error}");
+    }
+}
+
+#[test]
 fn a_corpus_with_the_wrong_field_is_not_read_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "corpus.jsonl", &jsonl(&documents(3_000)));
