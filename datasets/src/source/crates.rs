@@ -133,7 +133,8 @@ impl Crates {
     /// The source of a crate is not there.
     pub fn under(cargo_home: &Path, limit_bytes: Option<u64>) -> Result<Crates, DataError> {
         let registry = cargo_home.join("registry").join("src");
-        // One folder per registry or mirror of it. Which one does not matter: the checksum pins the contents.
+        // One folder per registry or mirror of it. Which one does not matter: Cargo holds every package to the checksum of
+        // Cargo.lock when it downloads it. What it unpacked is not checked again, neither by Cargo nor here.
         let mut indexes: Vec<PathBuf> = std::fs::read_dir(&registry)
             .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
             .unwrap_or_default();
