@@ -1,4 +1,4 @@
-//! Tokenizers: a byte-level BPE trained on the training split, or any `tokenizer.json`.
+//! Tokenizers: a byte-level BPE trained on the beginning of the training split, or any `tokenizer.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::DataError;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TokenizerSpec {
-    /// A byte-level BPE with at most this many tokens, trained on the training split.
+    /// A byte-level BPE with at most this many tokens, trained on the first [`SAMPLE_BYTES`] of the training split.
     Train { vocabulary: usize },
     /// A `tokenizer.json` as Hugging Face's tokenizers write it.
     File { path: PathBuf },
@@ -39,7 +39,8 @@ pub const END_OF_TEXT_NAMES: [&str; 6] = [
 const LEAST_VOCABULARY: usize = 257;
 
 /// Text that a tokenizer is trained on, at most: the first documents of the training split with this many bytes together.
-/// Merges of a few thousand tokens are settled long before, and training stays a matter of seconds.
+/// Merges of a few thousand tokens are settled long before, and training stays a matter of seconds. The last merges of a
+/// vocabulary of tens of thousands rest on few occurrences; such a tokenizer is better given than trained here.
 pub const SAMPLE_BYTES: usize = 16 << 20;
 
 /// Text to tokens.
