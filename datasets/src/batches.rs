@@ -202,19 +202,9 @@ impl Batches {
             .collect()
     }
 
-    /// Whole updates in an epoch.
-    pub fn updates_per_epoch(&self) -> u64 {
-        self.rows / self.global_batch as u64
-    }
-
     /// Micro-batches in an update; the last is smaller where the sizes do not divide.
     pub fn micro_batches_per_update(&self) -> u64 {
         self.global_batch.div_ceil(self.micro_batch) as u64
-    }
-
-    /// Rows of an epoch of training.
-    pub fn rows(&self) -> u64 {
-        self.rows
     }
 
     /// Every row of the split once, as they lie in the store, in micro-batches; the last may be smaller, and the last row of the
@@ -226,11 +216,6 @@ impl Batches {
             let numbers: Vec<u64> = (first..(first + micro_batch).min(self.rows_of_pass)).collect();
             self.sequences(&numbers, index)
         })
-    }
-
-    /// Micro-batches of [`Batches::pass`].
-    pub fn micro_batches_per_pass(&self) -> u64 {
-        self.rows_of_pass.div_ceil(self.micro_batch as u64)
     }
 
     fn sequences(&self, numbers: &[u64], index: u64) -> Result<Sequences, DataError> {

@@ -122,7 +122,8 @@ struct Mapped {
 }
 
 impl Store {
-    /// Opens a store and checks what is cheap to check: schema, sizes, hash of hashes. See [`Store::verify`] for the rest.
+    /// Opens a store and checks what is cheap to check: schema, sizes, hash of hashes. The tokens are not read; a token outside the
+    /// vocabulary is found by [`Store::read`].
     ///
     /// # Errors
     /// The folder is missing or is not a whole store of this schema.
@@ -179,35 +180,6 @@ impl Store {
         })
     }
 
-    /// Reads everything and compares it with the hashes of the manifest.
-    ///
-    /// # Errors
-    /// A file differs from what was written.
-    pub fn verify(&self) -> Result<(), DataError> {
-        for split in Split::BOTH {
-            let expected = self.manifest.split(split);
-            let Mapped { tokens, documents } = self.mapped(split);
-            for (what, map, hash) in [
-                ("tokens", tokens, &expected.tokens_hash),
-                ("documents", documents, &expected.documents_hash),
-            ] {
-                if blake3::hash(map.bytes()).to_hex().as_str() != hash {
-                    let reason = format!("{split}.{what} does not have the hash that was written");
-                    return Err(DataError::damaged(&self.directory, reason));
-                }
-            }
-        }
-        let path = self.tokenizer_path();
-        let hash = crate::source::hash_file(&path)?;
-        if hash.to_hex().as_str() != self.manifest.tokenizer_hash {
-            return Err(DataError::damaged(
-                &self.directory,
-                "tokenizer.json does not have the hash that was written",
-            ));
-        }
-        Ok(())
-    }
-
     /// The hash of tokens, document borders and tokenizer, in hexadecimal: equal for equal data, whatever it was made from.
     pub fn hash(&self) -> &str {
         &self.manifest.hash
@@ -251,11 +223,6 @@ impl Store {
     /// UTF-8 bytes of the validation text, the divisor of bits per byte. The ends of documents have none.
     pub fn validation_text_bytes(&self) -> u64 {
         self.manifest.validation.text_bytes
-    }
-
-    /// UTF-8 bytes of the training text.
-    pub fn training_text_bytes(&self) -> u64 {
-        self.manifest.training.text_bytes
     }
 
     /// Tokens of a split.

@@ -118,7 +118,7 @@ fn the_default_text_is_megabytes_of_prose_and_divides() {
         bad_line_share: 0.0,
     };
     let store = prepared(&spec, cache.path()).unwrap();
-    let bytes = store.training_text_bytes() + store.validation_text_bytes();
+    let bytes = store.manifest().training.text_bytes + store.validation_text_bytes();
     // The limit is met within the document that reaches it, and none is longer than twice 16 KiB.
     assert!(
         (1 << 20..(1 << 20) + (32 << 10)).contains(&bytes),

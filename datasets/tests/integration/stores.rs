@@ -5,7 +5,7 @@ use std::sync::Barrier;
 
 use datasets::store::Writer;
 use datasets::tokenizer::Tokenizer;
-use datasets::{BadLines, DataError, SourceSpec, Split, Store, TokenizerSpec};
+use datasets::{BadLines, SourceSpec, Split, Store, TokenizerSpec};
 
 use crate::support::{
     contents, documents, gzip, jsonl, prepared, spec, store_of, token_documents, write, zstandard,
@@ -22,7 +22,6 @@ fn a_rebuilt_store_is_the_same_byte_for_byte_with_any_number_of_threads() {
             .build()
             .unwrap();
         let store = pool.install(|| prepared(&spec(&path).unwrap(), cache.path()).unwrap());
-        store.verify().unwrap();
         contents(store.directory())
     };
     let once = built(1);
@@ -317,12 +316,7 @@ fn a_damaged_store_is_noticed_and_prepared_again() {
     let whole = contents(&directory);
     drop(store);
 
-    let mut bytes = std::fs::read(&tokens).unwrap();
-    bytes[7] ^= 1;
-    std::fs::write(&tokens, &bytes).unwrap();
-    let error = Store::open(&directory).unwrap().verify().unwrap_err();
-    assert!(matches!(error, DataError::Damaged { .. }), "{error}");
-
+    let bytes = std::fs::read(&tokens).unwrap();
     std::fs::write(&tokens, &bytes[1..]).unwrap();
     let error = Store::open(&directory).unwrap_err().to_string();
     assert!(error.contains("training.tokens"), "{error}");
