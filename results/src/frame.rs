@@ -9,7 +9,7 @@ mod read;
 mod tables;
 
 pub use columns::{Description, VOLATILE_COLUMNS, describe};
-pub use read::{FrameError, read, read_with};
+pub use read::{FrameError, read};
 pub(crate) use tables::UNRESOLVED_DIVERGED;
 
 use crate::record::{Record, RowKeys, RunResult, Session, Status, StepRecord};

@@ -47,7 +47,7 @@ pub(super) fn runs(suite: &Path) -> anyhow::Result<Runs> {
             .parent()
             .is_some_and(|run| lease::holder(run).ok().flatten().is_some())
     };
-    let runs = frame::read_with(suite, &live)?;
+    let runs = frame::read(suite, &live)?;
     Ok(runs.with_planned(plan.cells.iter().map(Cell::row).collect()))
 }
 

@@ -69,16 +69,6 @@ pub enum FrameError {
     },
 }
 
-/// Reads every run of a suite. A run whose `lease.json` exists counts as running; see [`read_with`].
-///
-/// # Errors
-///
-/// A directory that cannot be listed, a file that cannot be read or does not hold what it should, another schema, two
-/// directories of one run.
-pub fn read(suite_directory: &Path) -> Result<Runs, FrameError> {
-    read_with(suite_directory, &|_| true)
-}
-
 /// Reads every run of a suite; `live` is asked, with the path of a `lease.json` that exists, whether a worker still holds it.
 ///
 /// A run's status is that of its `result.json`; without one `running` under a live lease; `failed` where there is a
@@ -88,8 +78,9 @@ pub fn read(suite_directory: &Path) -> Result<Runs, FrameError> {
 ///
 /// # Errors
 ///
-/// As [`read`].
-pub fn read_with(suite_directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Runs, FrameError> {
+/// A directory that cannot be listed, a file that cannot be read or does not hold what it should, another schema, two
+/// directories of one run.
+pub fn read(suite_directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Runs, FrameError> {
     if !suite_directory.is_dir() {
         return Err(FrameError::NotASuite {
             path: suite_directory.to_path_buf(),

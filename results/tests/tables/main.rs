@@ -3,7 +3,7 @@
 mod suite;
 
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
-use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read, read_with};
+use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};
 use results::record::Status;
 use results::render::{csv, json, markdown, write_all};
 use std::fs;
@@ -388,7 +388,7 @@ fn a_lease_that_nobody_holds_is_not_a_running_run() {
     suite.begun("micro", "full", 0, &[step(10, 6.0)]);
     suite.file("micro-full-seed0", "lease.json", "{}");
     let status = |live| {
-        let runs = read_with(suite.path(), &|_| live).expect("the suite is readable");
+        let runs = read(suite.path(), &|_| live).expect("the suite is readable");
         text(&runs.runs(), "full", "status")
     };
     assert_eq!(status(true), "running");
@@ -408,7 +408,7 @@ fn an_incomplete_last_line_is_ignored() {
 }
 
 fn error(suite: &Suite) -> String {
-    match read(suite.path()) {
+    match read(suite.path(), &|_| true) {
         Ok(_) => panic!("the suite was read"),
         Err(error) => error
             .to_string()
@@ -505,7 +505,9 @@ fn contradictions_and_duplicates_are_refused() {
 fn what_is_not_a_suite_is_named() {
     let suite = Suite::new();
     let missing = suite.path().join("missing");
-    assert!(matches!(read(&missing), Err(FrameError::NotASuite { path }) if path == missing));
+    assert!(
+        matches!(read(&missing, &|_| true), Err(FrameError::NotASuite { path }) if path == missing)
+    );
 }
 
 #[test]
