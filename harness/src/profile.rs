@@ -365,6 +365,11 @@ impl Profile {
                 _ => continue,
             };
             let set = entry.origin == SET;
+            for (of_method, name) in [(false, size), (true, method)] {
+                if let Some(why) = name.and_then(|name| name_fault(of_method, name)) {
+                    return Err(entry.wrong(why));
+                }
+            }
             if let Some(size) = size {
                 let mut names = self.sizes.iter().map(String::as_str).collect::<Vec<_>>();
                 let shaped = ["hidden", "intermediate", "layers", "heads"]
@@ -454,6 +459,7 @@ impl Profile {
                 return Err(self.wrong_list(key, format!("`{name}` is there twice")));
             }
         }
+        self.check_directories()?;
         if let Some(seed) = repeated(&self.seeds) {
             return Err(self.wrong_list("seeds", format!("{seed} is there twice")));
         }
@@ -476,6 +482,39 @@ impl Profile {
             }
         }
         self.check_sections()
+    }
+
+    /// The names of sizes and methods become names of directories: those of two cells must differ, and none may lead
+    /// elsewhere or be hidden.
+    fn check_directories(&self) -> Result<(), ProfileError> {
+        for (key, names) in [("sizes", &self.sizes), ("methods", &self.methods)] {
+            if let Some((name, why)) = names
+                .iter()
+                .find_map(|name| Some((name, name_fault(key == "methods", name)?)))
+            {
+                return Err(self.wrong_list(key, format!("`{name}`: {why}")));
+            }
+        }
+        let cells: Vec<(String, &str, &str)> = self
+            .sizes
+            .iter()
+            .flat_map(|size| self.methods.iter().map(move |method| (size, method)))
+            .map(|(size, method)| (format!("{size}-{method}"), size.as_str(), method.as_str()))
+            .collect();
+        for (index, (directory, size, method)) in cells.iter().enumerate() {
+            if let Some((_, other_size, other_method)) =
+                cells[..index].iter().find(|(other, ..)| other == directory)
+            {
+                return Err(self.wrong_list(
+                    "methods",
+                    format!(
+                        "size `{other_size}` with method `{other_method}` and size `{size}` with method `{method}` \
+                         would share the directory {directory}-seed...; give one of them another name"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn wrong_list(&self, key: &str, why: String) -> ProfileError {
@@ -715,6 +754,20 @@ fn unknown(kind: &'static str, name: &str, names: &[&str]) -> ProfileError {
         name: name.into(),
         suggestion: suggestion(name, names),
     }
+}
+
+/// What keeps a name of a size or a method from being part of a directory's name. A method may begin with a dash, since the
+/// size stands before it (`----` and `R---` are rows of the paper's ablation table).
+#[must_use]
+pub fn name_fault(of_method: bool, name: &str) -> Option<&'static str> {
+    let inside = |letter: char| letter.is_ascii_alphanumeric() || "._+-".contains(letter);
+    let first = |letter: char| letter.is_ascii_alphanumeric() || (of_method && letter == '-');
+    let good = name.starts_with(first) && name.chars().all(inside) && name.len() <= 100;
+    (!good).then_some(if of_method {
+        "a method's name must be letters, digits and . _ + -, begin with a letter, digit or - and have at most 100 of them"
+    } else {
+        "a size's name must be letters, digits and . _ + -, begin with a letter or digit and have at most 100 of them"
+    })
 }
 
 fn repeated<T: PartialEq>(values: &[T]) -> Option<&T> {
@@ -1102,6 +1155,45 @@ mod tests {
                 &["micro_batch_size", "3", "must divide global_batch_size = 8"],
             ),
             (smoke, &["steps=99999999999999999999"], &["steps"]),
+            (
+                "extends = \"smoke\"\nmethods = [\"relora/r4\"]\n[method.\"relora/r4\"]\npreset = \"relora\"\n",
+                &[],
+                &["own.toml:2:1", "methods", "`relora/r4`", "letters, digits"],
+            ),
+            (
+                "extends = \"smoke\"\n[method.\"relora/r4\"]\npreset = \"relora\"\n",
+                &[],
+                &["own.toml:3:1", "method.relora/r4.preset", "letters, digits"],
+            ),
+            (
+                "extends = \"smoke\"\nsizes = [\".a\"]\n[size.\".a\"]\nhidden = 8\n",
+                &[],
+                &["own.toml:2:1", "sizes", "`.a`", "begin with a letter"],
+            ),
+            (
+                r#"
+                extends = "smoke"
+                sizes = ["a", "a-b"]
+                methods = ["b-c", "c"]
+                [settings]
+                hidden = 32
+                intermediate = 48
+                layers = 1
+                heads = 2
+                [method.b-c]
+                preset = "full"
+                [method.c]
+                preset = "full"
+                "#,
+                &[],
+                &[
+                    "own.toml:4:17",
+                    "methods",
+                    "size `a` with method `b-c`",
+                    "size `a-b`",
+                    "a-b-c",
+                ],
+            ),
         ] {
             let message = error(text, assignments);
             for part in parts {
