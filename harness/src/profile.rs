@@ -223,7 +223,7 @@ impl Profile {
     /// An unknown name, an unreadable or malformed file, an unknown key, a value that cannot be.
     pub fn load(name: &str, assignments: &[String]) -> Result<Profile, ProfileError> {
         let mut entries = Vec::new();
-        let stem = read_layer(name, &mut entries, 0)?;
+        let stem = read_layer(name, Path::new(""), &mut entries, &mut Vec::new())?;
         for assignment in assignments {
             entries.extend(parse_assignment(assignment)?);
         }
@@ -815,10 +815,16 @@ fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
     }
 }
 
-/// Reads a profile after the one that it extends; returns its name.
-fn read_layer(name: &str, entries: &mut Vec<Entry>, depth: usize) -> Result<String, ProfileError> {
+/// Reads a profile after the one that it extends; returns its name. A file is looked for from `folder`, that of the profile
+/// which extends it; `chain` holds the files that have led here.
+fn read_layer(
+    name: &str,
+    folder: &Path,
+    entries: &mut Vec<Entry>,
+    chain: &mut Vec<PathBuf>,
+) -> Result<String, ProfileError> {
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
-    let path = Path::new(name);
+    let path = folder.join(name);
     let (file, stem, text) = match built_in {
         Some((known, text)) => (
             format!("{known}.toml"),
@@ -830,15 +836,17 @@ fn read_layer(name: &str, entries: &mut Vec<Entry>, depth: usize) -> Result<Stri
             .is_some_and(|extension| extension == "toml")
             || path.is_file() =>
         {
-            let text = std::fs::read_to_string(path).map_err(|error| ProfileError::Unreadable {
-                path: path.to_owned(),
-                error,
-            })?;
+            let text =
+                std::fs::read_to_string(&path).map_err(|error| ProfileError::Unreadable {
+                    path: path.clone(),
+                    error,
+                })?;
             let stem = path.file_stem().map_or_else(
                 || "profile".into(),
                 |stem| stem.to_string_lossy().into_owned(),
             );
-            (name.to_owned(), stem, text)
+            chain.push(path.canonicalize().unwrap_or_else(|_| path.clone()));
+            (path.display().to_string(), stem, text)
         }
         None => {
             let names: Vec<&str> = BUILT_IN.iter().map(|(known, _)| *known).collect();
@@ -851,10 +859,12 @@ fn read_layer(name: &str, entries: &mut Vec<Entry>, depth: usize) -> Result<Stri
     let own = parse(&text, &file)?;
     if let Some(extends) = own.iter().find(|entry| entry.path == ["extends"]) {
         let base: String = extends.read()?;
-        if depth > 8 {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let next = folder.join(&base);
+        if chain.contains(&next.canonicalize().unwrap_or(next)) {
             return Err(extends.wrong("profiles extend one another in a circle"));
         }
-        read_layer(&base, entries, depth + 1)?;
+        read_layer(&base, folder, entries, chain)?;
     }
     entries.extend(own);
     Ok(stem)
@@ -1035,6 +1045,31 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_extends_files_of_its_own_folder_however_deep() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let folder = directory.path().join("profiles");
+        std::fs::create_dir_all(folder.join("deeper")).expect("folders");
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect(name);
+        write("0.toml", "extends = \"smoke\"\n[settings]\nrank = 4\n");
+        for level in 1..=12 {
+            let base = format!("extends = \"{}.toml\"\n", level - 1);
+            write(&format!("{level}.toml"), &base);
+        }
+        write("deeper/top.toml", "extends = \"../12.toml\"\n");
+        let name = folder.join("deeper/top.toml").display().to_string();
+        let profile = Profile::load(&name, &[]).expect("thirteen files and a built-in profile");
+        let settings = profile.settings("nano", "relora").expect("settings").0;
+        assert_eq!((profile.name.as_str(), settings.rank), ("top", 4));
+
+        write("0.toml", "extends = \"deeper/../3.toml\"\n");
+        let message = Profile::load(&name, &[]).expect_err("a circle").to_string();
+        assert!(
+            message.contains("0.toml:1:1") && message.contains("in a circle"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn the_most_specific_layer_wins() {
         let text = r#"
             extends = "smoke"
@@ -1116,7 +1151,11 @@ mod tests {
                 &[],
                 &["profile `smokey`", "`smoke`"],
             ),
-            ("extends = \"own.toml\"\n", &[], &["own.toml"]),
+            (
+                "extends = \"own.toml\"\n",
+                &[],
+                &["own.toml:1:1", "in a circle"],
+            ),
             (smoke, &["stepps=3"], &["--set", "`stepps`", "`steps`"]),
             (smoke, &["steps"], &["--set", "KEY=VALUE"]),
             (
