@@ -108,7 +108,7 @@ impl Algorithm {
     ) -> Result<Algorithm, ScheduleError> {
         let warm_start_steps = settings.warm_start_length();
         let span = match settings.schedule_span {
-            ScheduleSpan::Remaining => settings.steps - warm_start_steps,
+            ScheduleSpan::Remaining => settings.steps.saturating_sub(warm_start_steps),
             ScheduleSpan::Whole => settings.steps,
         };
         let Settings {

@@ -1,7 +1,7 @@
 //! From a profile to its cells: one cell is one size x method x seed, a training run with all that determines it.
 
 use crate::algorithm::{Algorithm, MethodSwitches};
-use crate::profile::{Profile, ProfileError};
+use crate::profile::{Profile, ProfileError, name_fault};
 use crate::schedule::ScheduleError;
 use crate::settings::{NetworkName, ScheduleName, Scope, Setting, Settings};
 use models::{Network, cost};
@@ -193,6 +193,49 @@ impl Cell {
         format!("{}-{}-seed{}", self.size, self.method, self.seed)
     }
 
+    /// Checks what a plan's file says of it as strictly as what a profile says.
+    ///
+    /// # Errors
+    /// One line on the first thing that cannot be, with its value.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, of_method, name) in [("size", false, &self.size), ("method", true, &self.method)]
+        {
+            if let Some(why) = name_fault(of_method, name) {
+                return Err(format!("{key} = \"{name}\": {why}"));
+            }
+        }
+        // The network of a cell is resolved; the limits of what a profile may ask for hold for it too.
+        let resolved = Settings {
+            hidden: self.network.hidden,
+            intermediate: self.network.intermediate,
+            layers: self.network.layers,
+            heads: self.network.heads,
+            ..self.settings.clone()
+        };
+        resolved.check().map_err(|wrong| {
+            let mut shown = resolved.show().into_iter();
+            let value = shown.find(|(key, _)| *key == wrong.key);
+            let value = value.map_or_else(String::new, |(_, value)| value.to_string());
+            format!("{} = {value}: {}", wrong.key, wrong.why)
+        })?;
+        let vocabulary = self.data.vocabulary;
+        if vocabulary > u64::from(u32::MAX) {
+            return Err(format!(
+                "data.vocabulary = {vocabulary}: must be at most {}",
+                u32::MAX
+            ));
+        }
+        let network = self.network();
+        network.check().map_err(|error| error.to_string())?;
+        if let Some(low_rank) = MethodSwitches::of(&self.settings).low_rank {
+            low_rank
+                .check(&network)
+                .map_err(|error| error.to_string())?;
+        }
+        self.algorithm().map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
     /// The network that it trains.
     #[must_use]
     pub fn network(&self) -> Network {
@@ -304,7 +347,7 @@ impl Cell {
     #[must_use]
     pub fn tokens_per_update(&self) -> u64 {
         let unused = 1 - self.settings.overlap.min(1);
-        self.settings.global_batch_size * (self.settings.sequence_length - unused)
+        self.settings.global_batch_size * self.settings.sequence_length.saturating_sub(unused)
     }
 
     /// Training FLOPs of the whole run: the warm start at full rank, the rest by what the method trains.

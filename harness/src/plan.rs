@@ -59,7 +59,7 @@ impl Plan {
     /// Reads a suite's plan.
     ///
     /// # Errors
-    /// A folder that is no suite, or a plan of another version.
+    /// A folder that is no suite, a plan of another version, or one with a cell that cannot be.
     pub fn read(suite: &Path) -> Result<Plan> {
         let path = suite.join(FILE);
         if !path.exists() {
@@ -84,6 +84,13 @@ impl Plan {
                 path.display()
             );
             return Err(UserError::new(message).into());
+        }
+        // The file may have been edited: what is wrong with it is said here, before anything counts on it.
+        for cell in &plan.cells {
+            cell.check().map_err(|why| {
+                let directory = cell.directory();
+                UserError::new(format!("{}: cell {directory}: {why}", path.display()))
+            })?;
         }
         Ok(plan)
     }
@@ -301,7 +308,9 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
     if fits < smallest {
         let least = cost(&scaled(smallest))?;
         let least = match budget {
-            Budget::Time(_) => Budget::Time(Duration::from_secs_f64(least.ceil())),
+            Budget::Time(_) => {
+                Budget::Time(Duration::try_from_secs_f64(least.ceil()).unwrap_or(Duration::MAX))
+            }
             Budget::Tokens(_) => Budget::Tokens(least),
             Budget::Flops(_) => Budget::Flops(least),
         };
@@ -312,7 +321,7 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
     }
     plan.cells = scaled(fits);
     for cell in &plan.cells {
-        if let Err(error) = cell.algorithm() {
+        if let Err(error) = cell.check() {
             return Err(UserError::new(format!(
                 "budget {budget}: {} shortened to it: {error}",
                 cell.directory()
@@ -608,6 +617,44 @@ mod tests {
                 );
                 assert!(full.hands_over);
             }
+        }
+    }
+
+    /// Each of these edits, made by hand, led to a panic or to sizes that no one has.
+    #[test]
+    fn an_edited_plan_that_cannot_be_is_refused_with_file_cell_and_key() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let good = plan("smoke");
+        let relora = good.cells.iter().position(|cell| cell.method == "relora");
+        let at = relora.expect("the smoke profile has it");
+        for (change, part) in [
+            (
+                (|cell| (cell.settings.sequence_length, cell.settings.overlap) = (0, 0))
+                    as fn(&mut Cell),
+                "sequence_length = 0: must be at least 1",
+            ),
+            (
+                |cell| cell.settings.steps = 3,
+                "warm_start_steps = 20: must be at least 1 and below steps = 3",
+            ),
+            (|cell| cell.settings.log_every = 0, "log_every = 0"),
+            (|cell| cell.settings.rank = 1 << 40, "rank"),
+            (|cell| cell.settings.restart_every = 7, "a cycle of 7 steps"),
+            (|cell| cell.data.vocabulary = 0, "vocabulary"),
+            (|cell| cell.data.vocabulary = 1 << 60, "data.vocabulary"),
+            (
+                |cell| cell.method = "../elsewhere".into(),
+                "letters, digits",
+            ),
+        ] {
+            let mut plan = good.clone();
+            change(&mut plan.cells[at]);
+            plan.write(directory.path()).expect("write");
+            let message = Plan::read(directory.path()).expect_err(part).to_string();
+            assert!(
+                message.contains("plan.toml: cell nano-") && message.contains(part),
+                "{part} in {message}"
+            );
         }
     }
 
