@@ -516,3 +516,62 @@ fn a_run_directory_of_another_program_is_not_touched() {
     assert!(ended.stderr.contains("99"), "{}", ended.stderr);
     assert_eq!(fs::read_to_string(&manifest).expect("a manifest"), newer);
 }
+
+#[test]
+fn a_number_of_steps_that_no_run_has_is_refused() {
+    let world = World::new();
+    for steps in ["0", "99999999999999999", "18446744073709551615"] {
+        for method in ["full", "relora"] {
+            let ended = world.run(&[
+                "train",
+                "--profile",
+                "smoke",
+                "--size",
+                "nano",
+                "--method",
+                method,
+                "--steps",
+                steps,
+            ]);
+            assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+            let said = format!("--steps {steps}: must be at least 1 and at most 1000000000");
+            assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn an_edited_plan_is_refused_with_file_cell_and_key() {
+    let world = World::new();
+    world.succeed(&World::suite("out", &["--only", "full"]));
+    let path = world.path("out/plan.toml");
+    let plan = fs::read_to_string(&path).expect("a plan");
+    for (from, to, says) in [
+        (
+            "sequence_length = 16",
+            "sequence_length = 0",
+            "sequence_length = 0: must be at least 1",
+        ),
+        ("steps = 42", "steps = 0", "steps = 0: must be at least 1"),
+        (
+            "method = \"full\"",
+            "method = \"../full\"",
+            "method = \"../full\"",
+        ),
+    ] {
+        assert!(plan.contains(from), "{from} in {plan}");
+        fs::write(&path, plan.replace(from, to)).expect("written");
+        for arguments in [
+            &["status", "out"][..],
+            &["tables", "out"],
+            &["worker", "out/tiny-full-seed1"],
+            &World::suite("out", &["--only", "full"]),
+        ] {
+            let ended = world.run(arguments);
+            assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);
+            for part in ["out/plan.toml: cell tiny-", says] {
+                assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+            }
+        }
+    }
+}

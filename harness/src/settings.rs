@@ -346,6 +346,9 @@ settings! {
     Method schedule_span: ScheduleSpan = ScheduleSpan::Remaining;
 }
 
+/// Update steps of the longest run that can be asked for.
+pub const MOST_STEPS: u64 = 1_000_000_000;
+
 /// A key whose value cannot be, and what would be right.
 pub struct Wrong {
     /// The key.
@@ -409,7 +412,12 @@ impl Settings {
         positive("log_every", self.log_every)?;
         // Larger figures are slips of the keyboard; bounded, no product of them overflows.
         for (key, value, most) in [
-            ("steps", self.steps, 1_000_000_000),
+            ("steps", self.steps, MOST_STEPS),
+            ("warmup_steps", self.warmup_steps, MOST_STEPS),
+            ("restart_every", self.restart_every, MOST_STEPS),
+            ("cycle_steps", self.cycle_steps, MOST_STEPS),
+            ("rewarmup_steps", self.rewarmup_steps, MOST_STEPS),
+            ("adjust_steps", self.adjust_steps, MOST_STEPS),
             ("sequence_length", self.sequence_length, 1 << 20),
             ("global_batch_size", self.global_batch_size, 1 << 24),
             ("hidden", self.hidden, 1 << 16),

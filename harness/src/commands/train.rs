@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::request::Request;
 use super::{bench_all, print};
 use crate::cli::{SuiteOptions, TrainOptions};
-use crate::exit::Exit;
-use crate::settings::Settings;
+use crate::exit::{Exit, UserError};
+use crate::settings::{MOST_STEPS, Settings};
 
 /// Trains the cell and prints its tables.
 ///
@@ -33,6 +33,10 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         ..SuiteOptions::default()
     };
     if let Some(steps) = options.steps {
+        if !(1..=MOST_STEPS).contains(&steps) {
+            let message = format!("--steps {steps}: must be at least 1 and at most {MOST_STEPS}");
+            return Err(UserError::new(message).into());
+        }
         let request = Request::new(&suite);
         // Without the steps the profile has its own proportions; these become the run's, and --set may still say others.
         let settings = request?.profile.settings(&size, &method)?.0;
@@ -47,7 +51,7 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
 }
 
 /// The settings that depend on the number of steps, for `steps` of them: as many cycles, and a warm start and warm-ups of the
-/// same share.
+/// same share. Neither number is above [`MOST_STEPS`], so no product of two of them overflows.
 fn proportioned(settings: &Settings, steps: u64) -> Vec<String> {
     let about = |length: u64| (length * steps / settings.steps).max(1);
     let mut set = vec![
