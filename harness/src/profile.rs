@@ -8,8 +8,9 @@
 
 use crate::algorithm::MethodSwitches;
 use crate::recipe::{self, PRESETS};
-use crate::settings::{Scope, Setting, Settings, suggestion};
+use crate::settings::{NetworkName, Scope, Setting, Settings, suggestion};
 use models::Network;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -679,7 +680,9 @@ impl Profile {
         Ok(network)
     }
 
-    /// The whole profile as TOML that can be copied out, edited and passed by path.
+    /// The whole profile as TOML that can be copied out, edited and passed by path: every key with its value, and below, as
+    /// comments, what presets and dialect make of them for each size and method. A tokenizer file is left out where none is
+    /// given.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut root = toml::Table::new();
@@ -692,9 +695,13 @@ impl Profile {
             insert(&mut root, &[key.into()], value);
         }
         for (key, value) in [
+            ("source", self.data.source.show()),
+            ("paths", Value::Array(Vec::new())),
             ("field", self.data.field.show()),
-            ("bad_line_share", self.data.bad_line_share.show()),
+            ("vocabulary", self.data.vocabulary.show()),
+            ("validation_share", self.data.validation_share.show()),
             ("validation_tokens", self.data.validation_tokens.show()),
+            ("bad_line_share", self.data.bad_line_share.show()),
         ] {
             insert(&mut root, &["data".into(), key.into()], value);
         }
@@ -731,10 +738,70 @@ impl Profile {
                 }
             }
         }
-        toml::to_string(&root).unwrap_or_default()
+        toml::to_string(&root).unwrap_or_default() + &self.resolved()
     }
 
-    /// The keys of `settings.rs` that every method of a size must share, with their values, for a message.
+    /// What each size and method comes to, as comments: the keys whose value is another than in `[settings]`.
+    fn resolved(&self) -> String {
+        let mut general = Settings::default();
+        for entry in &self.entries {
+            if let [section, key] = entry.path.as_slice()
+                && section == "settings"
+            {
+                // Checked when the profile was loaded.
+                let _ = general.set(key, &entry.value);
+            }
+        }
+        let general = general.show();
+        let dialect = recipe::DIALECTS
+            .iter()
+            .find(|dialect| dialect.name == self.dialect);
+        let mut text = format!(
+            "\n# What results for each size and method, where it is another value than in [settings] above. Dialect {}: {}.\n",
+            self.dialect,
+            dialect.map_or("", |dialect| dialect.source)
+        );
+        for size in &self.sizes {
+            for method in &self.methods {
+                let (Ok((settings, network)), Ok(name)) =
+                    (self.settings(size, method), self.preset(method))
+                else {
+                    // A profile that was loaded has them all.
+                    continue;
+                };
+                let of = if *method == name {
+                    String::new()
+                } else {
+                    format!(", of {name}")
+                };
+                let preset = PRESETS.iter().find(|preset| preset.name == name);
+                let meaning = preset.map_or("", |preset| preset.meaning);
+                let _ = writeln!(text, "#\n# {size} {method}{of}: {meaning}");
+                let shape = [
+                    ("hidden", network.hidden),
+                    ("intermediate", network.intermediate),
+                    ("layers", network.layers),
+                    ("heads", network.heads),
+                ];
+                for ((key, value), (_, general)) in settings.show().into_iter().zip(&general) {
+                    match shape.iter().find(|(known, _)| *known == key) {
+                        // Found when the vocabulary of the text is known.
+                        Some(_) if settings.network == NetworkName::Matched => {}
+                        Some((_, width)) => {
+                            let _ = writeln!(text, "#   {key} = {width}");
+                        }
+                        None if value != *general => {
+                            let _ = writeln!(text, "#   {key} = {value}");
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    /// The keys of `settings.rs` that every method of a size must share.
     #[must_use]
     pub fn size_keys() -> Vec<&'static str> {
         Settings::KEYS
@@ -1242,6 +1309,39 @@ mod tests {
     }
 
     #[test]
+    fn the_printed_profile_has_every_key_and_what_preset_and_dialect_come_to() {
+        // A profile that says no more than it must.
+        let text = r#"
+            sizes = ["nano"]
+            methods = ["relora"]
+            seeds = [1]
+            dialect = "official-head"
+            [settings]
+            steps = 15_000
+            rank = 8
+        "#;
+        let (_directory, name) = file(text);
+        let printed = Profile::load(&name, &[]).expect("loads").to_toml();
+        let table: toml::Table = printed.parse().expect("TOML");
+        for key in DATA_KEYS.iter().filter(|key| **key != "tokenizer") {
+            assert!(table["data"].get(key).is_some(), "data.{key}");
+        }
+        for (key, _) in Settings::KEYS {
+            assert!(table["settings"].get(key).is_some(), "settings.{key}");
+        }
+        // From the preset, the dialect and the size.
+        for line in [
+            "#   restarts = true",
+            "#   factor_init = \"both-zero\"",
+            "#   reset_ratio = 0.999",
+            "#   hidden = 64",
+        ] {
+            assert!(printed.contains(line), "{line} in {printed}");
+        }
+        assert!(!printed.contains("#   rank"), "as in [settings]: {printed}");
+    }
+
+    #[test]
     fn the_printed_profile_gives_the_same_settings() {
         let profile = Profile::load("ablations-laptop", &["rank=4".into(), "seeds=[5]".into()])
             .expect("loads");
@@ -1252,6 +1352,7 @@ mod tests {
             (&profile.seeds, &profile.sizes, &profile.methods)
         );
         assert_eq!(again.data, profile.data);
+        assert_eq!(again.to_toml(), profile.to_toml());
         for method in &profile.methods {
             assert_eq!(
                 again.settings("nano", method).expect(method),
