@@ -37,9 +37,9 @@ pub struct Cli {
 pub enum Command {
     /// Train every cell of a profile and leave tables
     #[command(after_help = BENCH_ALL_EXAMPLES)]
-    BenchAll(BenchAllOptions),
+    BenchAll(MatrixOptions),
     /// Show what would run: tokens, steps, parameters, FLOPs, memory, time
-    Plan(PlanOptions),
+    Plan(MatrixOptions),
     /// Train one cell by flags
     Train(TrainOptions),
     /// Show how far a suite is
@@ -112,28 +112,15 @@ pub struct TextOptions {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// `relora bench-all`
+/// `relora bench-all` and `relora plan`: a whole matrix.
 #[derive(Args, Clone, Debug)]
-pub struct BenchAllOptions {
+pub struct MatrixOptions {
     #[command(flatten)]
     pub suite: SuiteOptions,
     /// Print the profile with everything resolved, as TOML, and stop
     #[arg(long)]
     pub print_config: bool,
-    /// Print the tables as JSON at the end
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `relora plan`
-#[derive(Args, Clone, Debug)]
-pub struct PlanOptions {
-    #[command(flatten)]
-    pub suite: SuiteOptions,
-    /// Print the profile with everything resolved, as TOML, and stop
-    #[arg(long)]
-    pub print_config: bool,
-    /// Print the plan as JSON
+    /// Print as JSON: the plan, or the tables at the end
     #[arg(long)]
     pub json: bool,
 }

@@ -2,7 +2,7 @@
 
 use super::request::Request;
 use super::{print, tables};
-use crate::cli::BenchAllOptions;
+use crate::cli::MatrixOptions;
 use crate::exit::Exit;
 use crate::suite::{self, SuiteOutcome};
 
@@ -10,7 +10,7 @@ use crate::suite::{self, SuiteOutcome};
 ///
 /// # Errors
 /// Those of [`Request::new`] and [`Request::plan`], and what the disk says.
-pub fn run(options: BenchAllOptions) -> anyhow::Result<Exit> {
+pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
     let request = Request::new(&options.suite)?;
     if options.print_config {
         print(&request.profile.to_toml())?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::request::Request;
 use super::{print, print_json};
-use crate::cli::PlanOptions;
+use crate::cli::MatrixOptions;
 use crate::exit::Exit;
 use crate::matrix::Cell;
 use crate::plan::{self, Plan};
@@ -17,7 +17,7 @@ use crate::progress::duration;
 ///
 /// # Errors
 /// Those of [`Request::new`] and [`Request::plan`], and whatever standard output says.
-pub fn run(options: PlanOptions) -> anyhow::Result<Exit> {
+pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
     let request = Request::new(&options.suite)?;
     if options.print_config {
         print(&request.profile.to_toml())?;
