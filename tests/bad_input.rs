@@ -575,3 +575,41 @@ fn an_edited_plan_is_refused_with_file_cell_and_key() {
         }
     }
 }
+
+#[test]
+fn text_that_would_be_read_in_part_is_refused() {
+    let world = World::new();
+    for (folder, file) in [
+        ("one", "c4-train.00000-of-01024.json.gz"),
+        ("two", "c4-train.00001-of-01024.json.gz"),
+        ("mixed", "notes.txt"),
+        ("mixed", "stories.jsonl"),
+    ] {
+        fs::create_dir_all(world.path(folder)).expect("a folder");
+        fs::copy(world.path("corpus.jsonl"), world.path(folder).join(file)).expect("copied");
+    }
+    for (paths, says) in [
+        (
+            "[\"one\", \"two\"]",
+            "one and two are both folders of C4 shards",
+        ),
+        (
+            "[\"mixed\"]",
+            "mixed: holds JSON lines (stories.jsonl) and text (notes.txt)",
+        ),
+    ] {
+        let ended = world.run(&[
+            "plan",
+            "--profile",
+            "tiny.toml",
+            "--device",
+            "cpu",
+            "--set",
+            "data.source=path",
+            "--set",
+            &format!("data.paths={paths}"),
+        ]);
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+}
