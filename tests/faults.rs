@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -111,6 +111,36 @@ fn an_interrupted_suite_says_so_and_goes_on() {
     let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("JSON");
     assert_eq!(status[0]["status"], "stopped: interrupted", "{status:#}");
     assert!(status[0]["update_steps"].as_u64() > Some(0), "{status:#}");
+}
+
+/// As under `nohup`: who ignores SIGHUP when he starts a suite wants it to outlive his terminal.
+#[test]
+fn a_suite_that_was_started_with_hangups_ignored_outlives_its_terminal() {
+    let world = World::new();
+    let plain = world.command(&World::suite(
+        "out",
+        &["--only", "full", "--set", "settings.steps=1010"],
+    ));
+    let mut deaf = Command::new("sh");
+    deaf.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .envs((plain.get_envs()).filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(world.path(""))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let supervisor = deaf.spawn().expect("it starts");
+    let worker = patiently(|| worker_of(&supervisor));
+    patiently(|| {
+        let records = world.path("out/tiny-full-seed1/metrics.jsonl").metadata();
+        records.ok().filter(|metadata| metadata.len() > 0)
+    });
+    for process in [worker, Pid::from_raw(supervisor.id() as i32)] {
+        kill(process, Signal::SIGHUP).expect("sent");
+    }
+    let ended = ended(supervisor);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert!(ended.stdout.contains("1 of 1 runs complete"), "{ended:#?}");
 }
 
 #[test]

@@ -65,13 +65,22 @@ impl Stop {
         }
     }
 
-    /// Lets SIGINT, SIGTERM and SIGHUP (on Windows Ctrl-C and closing the console) set [`Reason::Interrupted`].
+    /// Lets SIGINT, SIGTERM and SIGHUP (on Windows Ctrl-C and closing the console) set [`Reason::Interrupted`]. A SIGHUP
+    /// that was ignored when the process began, as under `nohup`, stays ignored, here and in the processes that it starts.
     ///
     /// # Errors
     /// When the process has such handlers already.
     pub fn install_signals(&self) -> anyhow::Result<()> {
         let stop = self.clone();
-        ctrlc::set_handler(move || stop.set(Reason::Interrupted)).context("cannot handle signals")
+        #[cfg(unix)]
+        let was_ignored = ignore_hangup().context("cannot handle signals")?;
+        ctrlc::set_handler(move || stop.set(Reason::Interrupted))
+            .context("cannot handle signals")?;
+        #[cfg(unix)]
+        if was_ignored {
+            ignore_hangup().context("cannot handle signals")?;
+        }
+        Ok(())
     }
 
     /// Listens to the supervisor, which holds the other end of standard input: the line [`BUDGET_LINE`] sets
@@ -129,6 +138,20 @@ impl Stop {
     pub fn interrupts(&self) -> u32 {
         self.shared.interrupts.load(Ordering::SeqCst)
     }
+}
+
+/// Ignores SIGHUP, and says whether it was ignored before.
+#[cfg(unix)]
+#[expect(
+    unsafe_code,
+    reason = "every call that sets a signal's disposition is; ignoring one runs no code"
+)]
+fn ignore_hangup() -> nix::Result<bool> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let ignoring = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed, so nothing can run at a moment at which it must not.
+    let before = unsafe { sigaction(Signal::SIGHUP, &ignoring) }?;
+    Ok(matches!(before.handler(), SigHandler::SigIgn))
 }
 
 /// The first panic of this process, if there was one.
