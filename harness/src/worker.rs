@@ -1,5 +1,6 @@
 //! The worker process: from a run directory to the parts of its run, and from the run's end to an exit code.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,11 +218,21 @@ fn device_name(device: &str) -> String {
             .cloned()
             .unwrap_or_else(|| device.to_owned());
     }
-    let processors = files::read_to_string(&PathBuf::from("/proc/cpuinfo")).unwrap_or_default();
-    let model = processors.lines().find_map(|line| {
-        line.strip_prefix("model name")?
-            .split_once(':')
-            .map(|(_, name)| name.trim())
-    });
-    model.map_or_else(|| std::env::consts::ARCH.to_owned(), str::to_owned)
+    processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// The processor's name, where the system tells.
+#[must_use]
+pub fn processor_name() -> Option<String> {
+    let information = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let named = |line: &str| {
+        Some(
+            line.strip_prefix("model name")?
+                .split_once(':')?
+                .1
+                .trim()
+                .to_owned(),
+        )
+    };
+    information.lines().find_map(named)
 }

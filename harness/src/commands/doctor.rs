@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::DoctorOptions;
 use crate::exit::Exit;
+use crate::worker::processor_name;
 
 /// Prints what is found.
 ///
@@ -72,15 +73,6 @@ fn processor() -> Check {
         found: format!("{cores} threads{name}"),
         remedy: None,
     }
-}
-
-fn processor_name() -> Option<String> {
-    let information = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = information
-        .lines()
-        .find(|line| line.starts_with("model name"))?;
-    line.split_once(": ")
-        .map(|(_, name)| name.trim().to_owned())
 }
 
 fn memory() -> Check {
