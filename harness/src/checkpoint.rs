@@ -112,12 +112,12 @@ impl State {
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     state: State,
-    /// Hash of `state` as this program writes it (BLAKE3).
+    /// Hash of `state` as it stands there, without the white space (BLAKE3).
     hash: String,
 }
 
 impl Sealed {
-    fn seal(state: &State) -> Result<String> {
+    fn seal(state: &impl Serialize) -> Result<String> {
         Ok(blake3::hash(&serde_json::to_vec(state)?)
             .to_hex()
             .to_string())
@@ -374,11 +374,11 @@ fn read_state(directory: &Path) -> Result<State> {
             .into());
     }
     let sealed: Sealed = files::read_json(&path, "a checkpoint's state")?;
-    // Not every change of the text changes a value (the last digit of a number, a field that may be absent).
-    let unchanged =
-        files::to_json(&sealed)? == fs::read(&path).map_err(failed_to("read", &path))?;
+    // What is hashed is what stands there, fields that this program does not know included, not what it understands of it.
+    // The whole text is compared too: not every change of it changes a value (the last digit of a number).
+    let unchanged = files::to_json(&value)? == fs::read(&path).map_err(failed_to("read", &path))?;
     ensure!(
-        unchanged && Sealed::seal(&sealed.state)? == sealed.hash,
+        unchanged && Sealed::seal(&value["state"])? == sealed.hash,
         "{} is not what was written: its hash differs",
         path.display()
     );
@@ -651,6 +651,20 @@ pub(crate) mod tests {
             fs::write(&path, &whole).expect("written");
         }
         Checkpoint::open(&place).expect("as it was");
+    }
+
+    /// As a program of the same schema may write it that has one field more.
+    #[test]
+    fn a_field_more_in_a_state_that_is_sealed_with_it_does_no_harm() {
+        let (_folder, place) = written(&Pretend::new(3));
+        let path = place.join(STATE);
+        let mut sealed: serde_json::Value = files::read_json(&path, "a state").expect("read");
+        sealed["state"]["novelty"] = 7.into();
+        files::write_json(&path, &sealed).expect("written");
+        assert!(Checkpoint::open(&place).is_err(), "not yet sealed");
+        sealed["hash"] = Sealed::seal(&sealed["state"]).expect("sealed").into();
+        files::write_json(&path, &sealed).expect("written");
+        assert_eq!(Checkpoint::open(&place).expect("whole").progress.step, 5);
     }
 
     #[test]
