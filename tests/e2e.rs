@@ -314,3 +314,24 @@ fn a_reader_that_goes_away_is_no_failure() {
     let ended = crate::support::ended(child);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn a_suite_goes_on_when_nobody_reads_what_it_says() {
+    let world = World::new();
+    let start = |arguments: &[&str]| world.command(arguments).spawn().expect("it starts");
+    let mut child = start(&World::suite("out", &["--only", "full"]));
+    drop(child.stderr.take());
+    assert_eq!(crate::support::ended(child).code, Some(0));
+    // Nor does an error need a listener.
+    let mut child = start(&["tables", "nowhere"]);
+    drop(child.stderr.take());
+    assert_eq!(crate::support::ended(child).code, Some(2));
+
+    // A folder where a worker would write keeps its cell from running: that is what the exit code is about, and not who
+    // reads the tables.
+    fs::create_dir_all(world.path("out/tiny-lora-seed1/lease.lock")).expect("created");
+    let mut child = start(&World::suite("out", &["--only", "lora"]));
+    drop(child.stdout.take());
+    let ended = crate::support::ended(child);
+    assert_eq!(ended.code, Some(3), "{ended:#?}");
+}

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::exit::UserError;
+use crate::exit::{ReaderGone, UserError};
 
 pub mod bench_all;
 pub mod completions;
@@ -28,14 +28,18 @@ const RUNS: &str = "runs";
 /// Writes data to standard output. Unlike `println!` it reports a reader that has gone away instead of panicking.
 ///
 /// # Errors
-/// Whatever standard output says.
+/// [`ReaderGone`], or whatever else standard output says.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes())?;
-    if !text.ends_with('\n') {
-        output.write_all(b"\n")?;
-    }
-    Ok(output.flush()?)
+    let line_end = if text.ends_with('\n') { "" } else { "\n" };
+    let written = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.write_all(line_end.as_bytes()))
+        .and_then(|()| output.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => ReaderGone.into(),
+        _ => error.into(),
+    })
 }
 
 /// Writes a value to standard output as JSON for a program to read.

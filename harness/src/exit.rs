@@ -5,13 +5,13 @@
 //! (1). Code below marks bad input with [`UserError`], or is recognised by the type of its error.
 
 use std::fmt;
-use std::io;
 use std::process::ExitCode;
 
 use datasets::DataError;
 use models::DeviceError;
 
 use crate::profile::ProfileError;
+use crate::progress::warn;
 use crate::settings::suggestion;
 
 /// How a command ended.
@@ -97,16 +97,16 @@ impl std::error::Error for UserError {}
 /// Prints what went wrong to standard error and says how the process should end.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> Exit {
-    if is_broken_pipe(error) {
+    if error.is::<ReaderGone>() {
         return Exit::Success;
     }
-    eprintln!("error: {}", one_line(error));
+    warn(&format!("error: {}", one_line(error)));
     if let Some(hint) = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<UserError>())
         .and_then(|error| error.hint.as_ref())
     {
-        eprintln!("\nhint: {hint}");
+        warn(&format!("\nhint: {hint}"));
     }
     blame(error)
 }
@@ -150,13 +150,10 @@ pub fn blame(error: &anyhow::Error) -> Exit {
     if input { Exit::BadInput } else { Exit::Failure }
 }
 
-/// Whether the reader of our output has gone away (`relora tables | head`), which is no failure.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
+/// The reader of our standard output has gone away (`relora tables | head`), which is no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output any more")]
+pub struct ReaderGone;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,8 @@
 use super::request::Request;
 use super::{print, tables};
 use crate::cli::MatrixOptions;
-use crate::exit::Exit;
+use crate::exit::{Exit, ReaderGone};
+use crate::progress::warn;
 use crate::suite::{self, SuiteOutcome};
 
 /// Trains what the flags ask for, as far as it is not done, and prints the tables.
@@ -26,14 +27,18 @@ pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
     let runs = tables::runs(&request.directory)?;
     let folder = tables::write(&runs, &request.directory)?;
     if outcome == SuiteOutcome::Stopped && !json {
-        eprintln!(
+        warn(&format!(
             "stopped; the same command goes on from here (tables so far: {})",
             folder.display()
-        );
+        ));
         return Ok(Exit::Stopped);
     }
-    tables::show(&runs, json)?;
-    eprintln!("\ntables: {}", folder.display());
+    // How the suite went does not depend on whether its tables are read to the end.
+    tables::show(&runs, json).or_else(|error| match error.is::<ReaderGone>() {
+        true => Ok(()),
+        false => Err(error),
+    })?;
+    warn(&format!("\ntables: {}", folder.display()));
     Ok(match outcome {
         SuiteOutcome::Finished => Exit::Success,
         SuiteOutcome::SomeFailed => Exit::SomeCellsFailed,

@@ -17,6 +17,7 @@ use crate::exit::UserError;
 use crate::matrix::{self, Cell, DataKeys, Surroundings};
 use crate::plan::{self, Budget, Calibration, Plan};
 use crate::profile::{Data, Profile};
+use crate::progress::warn;
 use crate::settings::suggestion;
 use crate::{files, worker};
 
@@ -527,7 +528,7 @@ impl Preparation {
                 );
                 bar.set_message(progress.stage);
             } else {
-                eprintln!("text: {}", progress.stage);
+                warn(&format!("text: {}", progress.stage));
             }
         }
         if let Some(bar) = &self.bar {
@@ -546,10 +547,10 @@ impl Preparation {
                 .first
                 .first()
                 .map_or_else(String::new, |line| format!("; the first: {line}"));
-            eprintln!(
+            warn(&format!(
                 "warning: {} of {} lines could not be used{first}",
                 bad.bad, bad.lines
-            );
+            ));
         }
     }
 }
