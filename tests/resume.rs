@@ -86,19 +86,50 @@ fn a_run_that_dies_inside_an_update_resumes_from_its_last_checkpoint() {
     let laboratory = Laboratory::new(APART);
     let cell = laboratory.cell("relora", 1);
     let whole = laboratory.train(&cell, "whole", None);
-    for (what, death) in [
-        ("inside accumulation", Death::InAccumulation { step: 23 }),
-        ("between merge and reset", Death::BeforeReset { step: 27 }),
+    for (what, moment) in [
+        ("inside accumulation", Moment::InAccumulation { step: 23 }),
+        ("between merge and reset", Moment::BeforeReset { step: 27 }),
     ] {
         laboratory.train(&cell, what, Some(21));
         let error = laboratory
-            .try_train(&cell, what, None, Some(death))
+            .try_train(&cell, what, None, Some(moment))
             .err()
             .expect(what);
         assert!(error.to_string().contains(DEAD), "{what}: {error}");
         laboratory
             .train(&cell, what, None)
             .assert_equals(&whole, what);
+    }
+}
+
+/// An evaluation may take long, so it gives way; the run that goes on makes it anew. Steps 10 (the end of the warm start) and
+/// 30 have no checkpoint of their own, 20 has one, and 42 is the end.
+#[test]
+fn a_run_stopped_inside_an_evaluation_resumes_with_that_evaluation() {
+    let laboratory = Laboratory::new(&[]);
+    let cell = laboratory.cell("relora", 1);
+    let whole = laboratory.train(&cell, "whole", None);
+    for step in [10, 20, 30, 42] {
+        let name = format!("evaluating-{step}");
+        let stop = Some(Moment::StopInEvaluation { step });
+        let stopped = laboratory.try_train(&cell, &name, None, stop);
+        let stopped = stopped.expect("a run");
+        assert_eq!(
+            stopped.outcome,
+            Outcome::Stopped(Reason::Interrupted),
+            "{step}"
+        );
+        assert_eq!(
+            stopped.evaluated_after_stop, 1,
+            "{step}: the micro-batch under way, no more"
+        );
+        let resumed = laboratory.train(&cell, &name, None);
+        assert_eq!(
+            resumed.first_update_here,
+            (step < 42).then_some(step),
+            "nothing is repeated"
+        );
+        resumed.assert_equals(&whole, &name);
     }
 }
 
@@ -210,6 +241,8 @@ struct Trained {
     outcome: Outcome,
     /// 0-based number of the first update that this process made.
     first_update_here: Option<u64>,
+    /// Micro-batches evaluated from the request to stop on.
+    evaluated_after_stop: u64,
 }
 
 impl Laboratory {
@@ -276,9 +309,9 @@ impl Laboratory {
         cell: &Cell,
         inside: &str,
         stop_after: Option<u64>,
-        death: Option<Death>,
+        moment: Option<Moment>,
     ) -> anyhow::Result<Trained> {
-        self.attempt(cell, &self.path(inside), stop_after, death)
+        self.attempt(cell, &self.path(inside), stop_after, moment)
     }
 
     /// What a worker does, with `stop_after` updates done at most.
@@ -287,7 +320,7 @@ impl Laboratory {
         cell: &Cell,
         directory: &Path,
         stop_after: Option<u64>,
-        death: Option<Death>,
+        moment: Option<Moment>,
     ) -> anyhow::Result<Trained> {
         fs::create_dir_all(directory).expect("a run directory");
         let stop = Stop::new(None);
@@ -318,16 +351,18 @@ impl Laboratory {
             stop: stop.clone(),
             stop_after,
             first_update: None,
-            death,
+            moment,
             micro_batches: 0,
             updates: 0,
             dead: false,
+            evaluated_after_stop: 0,
         };
         let outcome = run::run(&algorithm, &mut learner, &draws, &data, &mut journal, &stop)?;
         Ok(Trained {
             directory: directory.to_owned(),
             outcome,
             first_update_here: learner.first_update,
+            evaluated_after_stop: learner.evaluated_after_stop,
         })
     }
 }
@@ -388,22 +423,25 @@ struct Stopping {
     stop: Stop,
     stop_after: Option<u64>,
     first_update: Option<u64>,
-    death: Option<Death>,
+    moment: Option<Moment>,
     /// Micro-batches since the last update.
     micro_batches: u64,
     /// Updates done, those of earlier processes included.
     updates: u64,
     /// Nothing leaves the learner any more, so nothing reaches the disk.
     dead: bool,
+    evaluated_after_stop: u64,
 }
 
-/// A moment inside an update at which a process dies, `step` updates done.
+/// A moment between two boundaries at which a process dies or is told to stop, `step` updates done.
 #[derive(Clone, Copy)]
-enum Death {
+enum Moment {
     /// After the first of an update's micro-batches.
     InAccumulation { step: u64 },
     /// After the restart of that step, before its reset.
     BeforeReset { step: u64 },
+    /// In the first micro-batch of that step's evaluation; not a death, only a request.
+    StopInEvaluation { step: u64 },
 }
 
 const DEAD: &str = "the process is dead";
@@ -437,7 +475,7 @@ impl Learner for Stopping {
 
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
         self.micro_batches += 1;
-        self.dead |= matches!(self.death, Some(Death::InAccumulation { step }) if step == self.updates)
+        self.dead |= matches!(self.moment, Some(Moment::InAccumulation { step }) if step == self.updates)
             && self.micro_batches == 2;
         self.inner.accumulate(batch, weight);
     }
@@ -448,7 +486,7 @@ impl Learner for Stopping {
 
     fn reset_moments(&mut self, step: u64, reset: &MomentReset, draws: &dyn Draws) -> ResetReport {
         self.dead |=
-            matches!(self.death, Some(Death::BeforeReset { step: fatal }) if fatal == step);
+            matches!(self.moment, Some(Moment::BeforeReset { step: fatal }) if fatal == step);
         self.inner.reset_moments(step, reset, draws)
     }
 
@@ -458,6 +496,10 @@ impl Learner for Stopping {
     }
 
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<LossSum, DeviceFault> {
+        if matches!(self.moment, Some(Moment::StopInEvaluation { step }) if step == self.updates) {
+            self.stop.set(Reason::Interrupted);
+        }
+        self.evaluated_after_stop += u64::from(self.stop.reason().is_some());
         self.inner.evaluate(batch)
     }
 

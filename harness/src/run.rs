@@ -12,6 +12,7 @@ use anyhow::Result;
 use datasets::{Batches, Sequences};
 use models::{Batch, Draws, Learner, LossSum, Update};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// What a run reads.
 pub struct Data {
@@ -66,6 +67,13 @@ pub fn run(
     stop: &Stop,
 ) -> Result<Outcome> {
     let mut at = begin(algorithm, learner, draws, journal)?;
+    if at.step > 0
+        && algorithm.evaluates_after(at.step)
+        && let ControlFlow::Break(stopped) =
+            evaluation(algorithm, at, learner, data, journal, stop)?
+    {
+        return Ok(stopped); // a checkpoint never has the evaluation of its own step
+    }
     let mut queued = Vec::new(); // progress after each update whose loss the device still holds
     while at.step < algorithm.steps {
         if let Some(low_rank) = algorithm.low_rank_starting(at.step) {
@@ -119,25 +127,27 @@ pub fn run(
         if let Some(report) = reset {
             journal.reset(at, report)?;
         }
-        if algorithm.evaluates_after(at.step) {
-            let loss = evaluate(learner, &data.validation, journal)?;
-            journal.evaluation(at, loss)?;
-        }
         if checkpointing {
             journal.checkpoint(at, learner, algorithm.keeps_checkpoint(at.step))?; // after restart and reset: a resume loses neither
         }
-        if let Some(reason) = stopping.filter(|_| at.step < algorithm.steps) {
-            if reason == Reason::Budget && !algorithm.evaluates_after(at.step) {
-                // After the checkpoint: a run that is continued forgets it, as if it had never stopped.
-                let loss = evaluate(learner, &data.validation, journal)?;
-                journal.evaluation(at, loss)?;
-            }
+        let stopping = stopping.filter(|_| at.step < algorithm.steps);
+        // After the checkpoint: one who stops a run need not wait for it, and a run that is continued makes it then, or, where
+        // only the budget asked for it, forgets it.
+        let evaluating = stopping.map_or(algorithm.evaluates_after(at.step), may_evaluate);
+        if evaluating
+            && let ControlFlow::Break(stopped) =
+                evaluation(algorithm, at, learner, data, journal, stop)?
+        {
+            return Ok(stopped);
+        }
+        if let Some(reason) = stopping {
             return journal.stop(at, reason);
         }
     }
-    let loss = evaluate(learner, &data.validation, journal)?;
-    journal.evaluation(at, loss)?;
-    journal.finish(at, Outcome::Complete, Some(loss), learner)
+    match evaluation(algorithm, at, learner, data, journal, stop)? {
+        ControlFlow::Continue(loss) => journal.finish(at, Outcome::Complete, Some(loss), learner),
+        ControlFlow::Break(stopped) => Ok(stopped),
+    }
 }
 
 /// Puts the learner where the run goes on: the newest good checkpoint, else the warm start that `full` has left, else step 0.
@@ -178,24 +188,55 @@ fn restore(
     from.load_into(learner)
 }
 
+/// Measures and records the validation loss. Where the run is told to stop meanwhile, a checkpoint takes its place: who
+/// continues from there begins with this evaluation.
+fn evaluation(
+    algorithm: &Algorithm,
+    at: Progress,
+    learner: &mut dyn Learner,
+    data: &Data,
+    journal: &mut Journal,
+    stop: &Stop,
+) -> Result<ControlFlow<Outcome, LossSum>> {
+    match evaluate(learner, &data.validation, journal, stop)? {
+        ControlFlow::Continue(loss) => {
+            journal.evaluation(at, loss)?;
+            Ok(ControlFlow::Continue(loss))
+        }
+        ControlFlow::Break(reason) => {
+            journal.checkpoint(at, learner, algorithm.keeps_checkpoint(at.step))?;
+            journal.stop(at, reason).map(ControlFlow::Break)
+        }
+    }
+}
+
 /// Sum of the loss over all validation targets, each once. It is time of its own: never counted as training.
 fn evaluate(
     learner: &mut dyn Learner,
     validation: &Batches,
     journal: &mut Journal,
-) -> Result<LossSum> {
+    stop: &Stop,
+) -> Result<ControlFlow<Reason, LossSum>> {
     journal.measuring_evaluation(|| {
         let mut total = LossSum {
             sum: 0.0,
             targets: 0,
         };
         for sequences in validation.pass() {
+            if let Some(reason) = stop.reason().filter(|reason| !may_evaluate(*reason)) {
+                return Ok(ControlFlow::Break(reason));
+            }
             let part = learner.evaluate(view(&sequences?))?;
             total.sum += part.sum;
             total.targets += part.targets;
         }
-        Ok(total)
+        Ok(ControlFlow::Continue(total))
     })
+}
+
+/// A run that its budget stops is evaluated as it stands; for other reasons nobody waits that long.
+fn may_evaluate(reason: Reason) -> bool {
+    reason == Reason::Budget
 }
 
 fn view(sequences: &Sequences) -> Batch<'_> {
