@@ -15,6 +15,9 @@ use anyhow::Context;
 /// What a supervisor writes to a worker's standard input when the budget's time is over.
 pub const BUDGET_LINE: &str = "budget";
 
+/// What a supervised worker writes to standard output, in place of any record, when another process works on its run.
+pub const HELD_LINE: &str = "held";
+
 /// Why a run stops before its end. A later one overrules an earlier one, never the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {

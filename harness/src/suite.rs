@@ -21,7 +21,7 @@ use crate::journal;
 use crate::lease::{self, Claim, Lease};
 use crate::plan::{Budget, Plan};
 use crate::progress::{Display, Shown, warn};
-use crate::stop::{BUDGET_LINE, Reason, Stop};
+use crate::stop::{BUDGET_LINE, HELD_LINE, Reason, Stop};
 
 /// How long the supervisor sleeps when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -83,8 +83,8 @@ pub fn run_suite(directory: &Path, plan: &Plan) -> Result<SuiteOutcome> {
 enum State {
     Waiting,
     Running(Box<Worker>),
-    /// Another process works on it.
-    Elsewhere,
+    /// Another process works on it, and is taken to do so until then, whatever this machine's clock says of its heartbeat.
+    Elsewhere(Instant),
     Done,
     Failed,
     /// Stopped; not started again by this command.
@@ -98,6 +98,8 @@ struct Worker {
     readers: Vec<JoinHandle<()>>,
     newest_message: Option<String>,
     has_begun: bool,
+    /// It has found another process at work on the run.
+    found_held: bool,
 }
 
 /// A line that a worker wrote, with the place of its cell in the plan.
@@ -132,10 +134,10 @@ impl<'a> Supervisor<'a> {
         for cell in &plan.cells {
             let run_directory = directory.join(cell.directory());
             journal::check(&run_directory, cell)?;
-            states.push(if journal::result(&run_directory)?.is_some() {
-                State::Done
-            } else {
-                State::Waiting
+            // One that cannot be read is looked at again, and fails its cell, when the cell's turn comes.
+            states.push(match journal::result(&run_directory) {
+                Ok(Some(_)) => State::Done,
+                Ok(None) | Err(_) => State::Waiting,
             });
         }
         let (sender, lines) = mpsc::channel();
@@ -173,7 +175,7 @@ impl<'a> Supervisor<'a> {
         ended?;
         let any = |wanted: fn(&State) -> bool| self.states.iter().any(wanted);
         Ok(
-            if any(|state| matches!(state, State::Waiting | State::Elsewhere | State::Stopped)) {
+            if any(|state| matches!(state, State::Waiting | State::Elsewhere(_) | State::Stopped)) {
                 SuiteOutcome::Stopped
             } else if any(|state| matches!(state, State::Failed)) {
                 SuiteOutcome::SomeFailed
@@ -192,10 +194,13 @@ impl<'a> Supervisor<'a> {
                     return Ok(());
                 }
             } else {
-                self.look_elsewhere()?;
+                self.look_elsewhere();
                 self.start_workers()?;
                 let unsettled = |state: &State| {
-                    matches!(state, State::Waiting | State::Running(_) | State::Elsewhere)
+                    matches!(
+                        state,
+                        State::Waiting | State::Running(_) | State::Elsewhere(_)
+                    )
                 };
                 if !self.states.iter().any(unsettled) {
                     return Ok(());
@@ -232,14 +237,18 @@ impl<'a> Supervisor<'a> {
             };
             let run_directory = self.run_directory(index);
             // Another supervisor may have been there since.
-            if let Some(result) = journal::result(&run_directory)? {
-                self.settle(index, &result);
-            } else if lease::holder(&run_directory)?.is_some() {
-                self.states[index] = State::Elsewhere;
-                self.display.begins(index, true);
-            } else {
-                self.states[index] = State::Running(Box::new(self.start(index, &run_directory)?));
-                self.display.begins(index, false);
+            match look(&run_directory) {
+                Err(error) => self.fail(index, &one_line(&error)),
+                Ok((Some(result), _)) => self.settle(index, &result),
+                Ok((None, true)) => {
+                    self.states[index] = State::Elsewhere(Instant::now());
+                    self.display.begins(index, true);
+                }
+                Ok((None, false)) => {
+                    self.states[index] =
+                        State::Running(Box::new(self.start(index, &run_directory)?));
+                    self.display.begins(index, false);
+                }
             }
         }
     }
@@ -272,7 +281,7 @@ impl<'a> Supervisor<'a> {
         let left = checkpoint::at_step(&checkpoint::folder(&self.run_directory(full)), step);
         matches!(
             self.states[full],
-            State::Waiting | State::Running(_) | State::Elsewhere
+            State::Waiting | State::Running(_) | State::Elsewhere(_)
         ) && !left.is_dir()
     }
 
@@ -304,6 +313,7 @@ impl<'a> Supervisor<'a> {
             readers,
             newest_message: None,
             has_begun: false,
+            found_held: false,
         })
     }
 
@@ -352,6 +362,11 @@ impl<'a> Supervisor<'a> {
 
     fn pass_on(&mut self, line: Line) {
         match line {
+            Line::Output(index, line) if line == HELD_LINE => {
+                if let State::Running(worker) = &mut self.states[index] {
+                    worker.found_held = true;
+                }
+            }
             Line::Output(index, line) => {
                 let Ok(record) = serde_json::from_str::<Record>(&line) else {
                     return;
@@ -412,7 +427,14 @@ impl<'a> Supervisor<'a> {
             else {
                 continue;
             };
-            self.judge(index, status, worker.newest_message)?;
+            if worker.found_held {
+                // By the file server's clock; ours may be ahead and see no holder there.
+                self.states[index] = State::Elsewhere(Instant::now() + lease::STALE_AFTER);
+                self.display.stopped(index, "another process is at it");
+            } else if let Err(error) = self.judge(index, status, worker.newest_message) {
+                // What is wrong is in this run's directory, and the others go on.
+                self.fail(index, &one_line(&error));
+            }
         }
         Ok(())
     }
@@ -426,7 +448,7 @@ impl<'a> Supervisor<'a> {
         }
         if status.code() == Some(i32::from(Exit::Stopped.code())) {
             if lease::holder(&run_directory)?.is_some() {
-                self.states[index] = State::Elsewhere;
+                self.states[index] = State::Elsewhere(Instant::now());
                 self.display.stopped(index, "another process is at it");
                 return Ok(());
             }
@@ -461,9 +483,13 @@ impl<'a> Supervisor<'a> {
         if left.is_none() {
             leave_failure(&run_directory, self.stop, &error);
         }
+        self.fail(index, &error);
+        Ok(())
+    }
+
+    fn fail(&mut self, index: usize, error: &str) {
         self.states[index] = State::Failed;
         self.display.stopped(index, &format!("failed: {error}"));
-        Ok(())
     }
 
     fn settle(&mut self, index: usize, result: &RunResult) {
@@ -472,30 +498,43 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Takes note of cells that other processes have finished or let go.
-    fn look_elsewhere(&mut self) -> Result<()> {
+    fn look_elsewhere(&mut self) {
         if self.looked_elsewhere.elapsed() < LOOK_ELSEWHERE {
-            return Ok(());
+            return;
         }
         self.looked_elsewhere = Instant::now();
         for index in 0..self.states.len() {
-            if !matches!(self.states[index], State::Elsewhere) {
+            let State::Elsewhere(until) = self.states[index] else {
                 continue;
-            }
+            };
             let run_directory = self.run_directory(index);
-            // The lease first: it is given back after the result is written.
-            let is_held = lease::holder(&run_directory)?.is_some();
-            if let Some(result) = journal::result(&run_directory)? {
-                self.settle(index, &result);
-            } else if !is_held && journal::failure(&run_directory)?.is_some() {
-                self.states[index] = State::Failed;
-                self.display.stopped(index, "failed in another process");
-            } else if !is_held {
-                self.states[index] = State::Waiting;
-                self.display.stopped(index, "let go by the other process");
+            let taken_for_held =
+                Instant::now() < until && run_directory.join(lease::LEASE).exists();
+            match look(&run_directory) {
+                Err(error) => self.fail(index, &one_line(&error)),
+                Ok((Some(result), _)) => self.settle(index, &result),
+                Ok((None, is_held)) if is_held || taken_for_held => {}
+                Ok((None, _)) => match journal::failure(&run_directory) {
+                    Err(error) => self.fail(index, &one_line(&error)),
+                    Ok(Some(_)) => {
+                        self.states[index] = State::Failed;
+                        self.display.stopped(index, "failed in another process");
+                    }
+                    Ok(None) => {
+                        self.states[index] = State::Waiting;
+                        self.display.stopped(index, "let go by the other process");
+                    }
+                },
             }
         }
-        Ok(())
     }
+}
+
+/// A run's result, and whether another process works on it.
+fn look(run_directory: &Path) -> Result<(Option<RunResult>, bool)> {
+    // The lease first: it is given back after the result is written.
+    let is_held = lease::holder(run_directory)?.is_some();
+    Ok((journal::result(run_directory)?, is_held))
 }
 
 /// Sends on every line of a worker's output. Bytes that are no text become question marks: a library may print anything.
@@ -760,6 +799,64 @@ mod tests {
         other.join().expect("no panic");
     }
 
+    /// A lease without a holder is one whose heartbeat this machine's clock, being ahead, takes for stale; the worker asks the
+    /// file server and knows better.
+    #[test]
+    #[cfg(unix)]
+    fn a_run_that_a_worker_finds_held_is_waited_for_whatever_the_clock_says() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        let plan = plan_of(&["full"], 1);
+        let directory = suite.path().join(plan.cells[0].directory());
+        fs::create_dir(&directory).expect("created");
+        fs::write(directory.join(lease::LEASE), "nobody's").expect("written");
+        let started = suite.path().join("started");
+        let other = {
+            let started = started.clone();
+            thread::spawn(move || {
+                while !started.exists() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                // Long enough to be looked at again before.
+                thread::sleep(LOOK_ELSEWHERE + 3 * TICK);
+                finish(&directory);
+            })
+        };
+        let script = format!("echo started >> \"${{0%/*}}/started\"; echo {HELD_LINE}; exit 75");
+        assert_eq!(
+            outcome(suite.path(), &plan, &script, &Stop::new(None)),
+            SuiteOutcome::Finished
+        );
+        other.join().expect("no panic");
+        assert_eq!(
+            fs::read_to_string(started).expect("read"),
+            "started\n",
+            "once"
+        );
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_result_that_cannot_be_read_fails_its_cell_alone() {
+        let suite = tempfile::tempdir().expect("temporary directory");
+        fs::write(suite.path().join("result"), result_text()).expect("written");
+        let plan = plan_of(&["full", "relora"], 1);
+        let run = |index: usize| suite.path().join(plan.cells[index].directory());
+        let manifest = Manifest {
+            schema: results::record::SCHEMA,
+            row: plan.cells[0].row(),
+            determines: plan.cells[0].determines(),
+            sessions: Vec::new(),
+        };
+        finish(&run(0));
+        files::write_json(&run(0).join(journal::MANIFEST), &manifest).expect("written");
+        fs::write(run(0).join("result.json"), "{").expect("written");
+        assert_eq!(
+            outcome(suite.path(), &plan, FINISH, &Stop::new(None)),
+            SuiteOutcome::SomeFailed
+        );
+        assert!(journal::result(&run(1)).expect("readable").is_some());
+    }
+
     #[test]
     fn a_cell_waits_for_its_warm_start_only_while_others_can_run() {
         let suite = tempfile::tempdir().expect("temporary directory");
@@ -769,13 +866,13 @@ mod tests {
         let mut supervisor = Supervisor::new(suite.path(), &plan, PathBuf::new(), &stop, silent())
             .expect("no run refused");
         assert_eq!(supervisor.next(), Some(0), "full first");
-        supervisor.states[0] = State::Elsewhere;
+        supervisor.states[0] = State::Elsewhere(Instant::now());
         assert_eq!(
             supervisor.next(),
             Some(2),
             "the warm start is still to come"
         );
-        supervisor.states[2] = State::Elsewhere;
+        supervisor.states[2] = State::Elsewhere(Instant::now());
         assert_eq!(
             supervisor.next(),
             Some(1),

@@ -1,6 +1,7 @@
 //! The worker process: from a run directory to the parts of its run, and from the run's end to an exit code.
 
 use std::fs;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::plan::Plan;
 use crate::progress::warn;
 use crate::run::{self, Data, Outcome};
 use crate::settings::Documents;
-use crate::stop::{self, Reason, Stop};
+use crate::stop::{self, HELD_LINE, Reason, Stop};
 
 /// Works on a run directory of a suite until its run ends or stops. `supervised`: standard input belongs to a supervisor
 /// whose end is ours ([`Stop::watch_supervisor`]).
@@ -57,6 +58,10 @@ pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
                 holder.pid,
                 holder.host
             ));
+            if supervised {
+                // A supervisor that has gone away needs no answer.
+                let _ = writeln!(io::stdout(), "{HELD_LINE}");
+            }
             return Ok(Exit::Stopped);
         }
     };
