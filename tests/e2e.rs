@@ -335,3 +335,135 @@ fn a_suite_goes_on_when_nobody_reads_what_it_says() {
     let ended = crate::support::ended(child);
     assert_eq!(ended.code, Some(3), "{ended:#?}");
 }
+
+/// Two terminals, or two nodes with a cache of their own, on one suite.
+#[test]
+fn a_second_command_works_in_its_own_place_and_leaves_the_plan_that_of_the_first() {
+    let world = World::new();
+    let placed = || {
+        let plan = fs::read_to_string(world.path("out/plan.toml")).expect("a plan");
+        let plan: toml::Value = toml::from_str(&plan).expect("TOML");
+        ["store", "device", "jobs", "threads"].map(|key| plan[key].clone())
+    };
+    let threads = |cell: &str| {
+        let manifest = fs::read(world.path(format!("out/{cell}/manifest.json")));
+        let manifest: Value = serde_json::from_slice(&manifest.expect("read")).expect("JSON");
+        manifest["sessions"][0]["threads"].as_u64()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    world.succeed(&World::suite("out", &["--only", "full", "--jobs", "1"]));
+    let first = placed();
+    // A worker that opened the first one's store would fail.
+    for entry in fs::read_dir(first[0].as_str().expect("a path")).expect("a store") {
+        fs::remove_file(entry.expect("an entry").path()).expect("removed");
+    }
+    let second = world
+        .command(&World::suite(
+            "out",
+            &["--only", "lora", "--only", "low-rank", "--jobs", "2"],
+        ))
+        .env("XDG_CACHE_HOME", world.path("another-cache"))
+        .spawn()
+        .expect("it starts");
+    let second = crate::support::ended(second);
+    assert_eq!(second.code, Some(0), "{second:#?}");
+    assert_eq!(threads("tiny-full-seed1"), Some(cores));
+    assert_eq!(threads("tiny-lora-seed1"), Some((cores / 2).max(1)));
+    assert_eq!(placed(), first);
+}
+
+/// A profile of the tiny size that takes long, its lengths multiples of its own tenth.
+fn long(steps: u64) -> Vec<String> {
+    let tenth = steps / 10;
+    [
+        format!("steps={steps}"),
+        format!("warm_start_steps={tenth}"),
+        format!("restart_every={tenth}"),
+        format!("evaluate_every={}", steps / 4),
+        "checkpoint_every=0".into(),
+        "log_every=100".into(),
+    ]
+    .into_iter()
+    .flat_map(|set| ["--set".into(), format!("settings.{set}")])
+    .collect()
+}
+
+#[test]
+fn a_budget_is_turned_into_steps_once() {
+    let world = World::new();
+    let long = long(400);
+    let suite = |more: &[&str]| {
+        let set: Vec<&str> = long.iter().map(String::as_str).collect();
+        let more = [&set[..], more].concat();
+        world.run(&World::suite("out", &more))
+    };
+    // Half of one run's 400 x 64 targets.
+    let budget = ["--budget", "12800 tokens"];
+    let first = suite(&[&budget[..], &["--only", "full"]].concat());
+    assert_eq!(first.code, Some(0), "{first:#?}");
+    // Five times the cells would be a fifth of the steps each.
+    let more = [
+        "--only", "full", "--only", "relora", "--seeds", "1,2", "--jobs", "2",
+    ];
+    let second = suite(&[&budget[..], &more[..]].concat());
+    assert_eq!(second.code, Some(0), "{second:#?}");
+    let status = world.succeed(&["status", "out", "--json"]).stdout;
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let steps: Vec<Option<u64>> = (status.as_array().expect("a list").iter())
+        .map(|run| run["update_steps"].as_u64())
+        .collect();
+    assert_eq!(steps, [Some(200); 4]);
+    let other = suite(&["--budget", "6400 tokens", "--only", "full"]);
+    assert_eq!(other.code, Some(2), "{other:#?}");
+    assert!(
+        other
+            .stderr
+            .contains("sized to the budget 12800 tokens, this command to the budget 6400 tokens"),
+        "{other:#?}"
+    );
+}
+
+#[test]
+fn a_plan_counts_evaluations_and_starts() {
+    let world = World::new();
+    let set = ["--json", "--set", "settings.evaluate_every=1"];
+    let plan = world.succeed(&World::tiny("plan", &set)).stdout;
+    let plan: Value = serde_json::from_str(&plan).expect("JSON");
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let calibration = &plan["calibration"];
+    assert!(number(&calibration["start_seconds"]) > 0.0, "{calibration}");
+    let full = &plan["costs"][0];
+    assert_eq!(full["method"], "full");
+    // 42 evaluations, forward only.
+    let evaluated = 42.0 * number(&calibration["validation_tokens"]) / 3.0;
+    let of_one_token = number(&full["flops"]) / number(&full["tokens"]);
+    let computed = of_one_token * (number(&full["tokens"]) + evaluated);
+    let least =
+        number(&calibration["start_seconds"]) + computed / number(&calibration["flops_per_second"]);
+    assert!(evaluated > number(&full["tokens"]), "{evaluated}");
+    assert!(number(&full["expected_seconds"]) >= least, "{full} {least}");
+}
+
+/// What it took to measure is a machine's own affair, and this one may have become busier since: a second and a third try.
+#[test]
+fn a_suite_sized_to_a_time_is_complete_at_its_end() {
+    let world = World::new();
+    let long = long(200_000);
+    let set: Vec<&str> = long.iter().map(String::as_str).collect();
+    let more = [
+        "--only", "full", "--only", "relora", "--jobs", "2", "--budget", "4s",
+    ];
+    let completes = |out: &&str| {
+        let ended = world.run(&World::suite(out, &[&set[..], &more[..]].concat()));
+        let status = world.succeed(&["status", out]).stdout;
+        assert!(!status.contains("200000"), "not shortened: {status}");
+        let complete = status.contains(": 2 complete");
+        assert_eq!(
+            ended.code,
+            Some(if complete { 0 } else { 75 }),
+            "{ended:#?}"
+        );
+        complete
+    };
+    assert!(["once", "twice", "thrice"].iter().any(completes));
+}

@@ -236,6 +236,29 @@ pub struct WorkerOptions {
 }
 
 /// `KEY=VALUE`, kept as typed: the profile knows the keys.
+    /// Device [default: that of the first command on the suite]
+    #[arg(long, value_name = "DEVICE", value_parser = a_device)]
+    pub device: Option<String>,
+    /// Compute threads [default: those of the first command on the suite]
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub threads: Option<u64>,
+    /// Directory of the token store [default: that of the first command on the suite]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+/// `relora calibrate`
+#[derive(Args, Clone, Debug)]
+pub struct CalibrateOptions {
+    /// Device
+    #[arg(long, value_name = "DEVICE", value_parser = a_device)]
+    pub device: String,
+    /// Precision
+    #[arg(long, value_name = "PRECISION", value_parser = precision)]
+    pub precision: String,
+    /// Compute threads
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub threads: u64,
 fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),
@@ -257,11 +280,16 @@ fn jobs(text: &str) -> Result<u64, String> {
 }
 
 fn device(text: &str) -> Result<String, String> {
-    if text != "auto" {
-        text.parse::<models::Device>()
-            .map_err(|error| error.to_string())?;
+    if text == "auto" {
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
+    a_device(text)
+}
+
+fn a_device(text: &str) -> Result<String, String> {
+    text.parse::<models::Device>()
+        .map(|device| device.to_string())
+        .map_err(|error| error.to_string())
 }
 
 fn precision(text: &str) -> Result<String, String> {

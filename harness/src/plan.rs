@@ -24,7 +24,8 @@ pub struct Plan {
     pub schema: u64,
     /// Profile that it was made from.
     pub profile: String,
-    /// Directory of the token store.
+    /// Directory of the token store. Like `device`, `jobs` and `threads` it is each command's own; in the file stand those of
+    /// the first command on the suite, for a worker that is started by hand.
     pub store: PathBuf,
     /// Device of the workers: `cpu`, `cuda:0`.
     pub device: String,
@@ -133,7 +134,14 @@ impl Plan {
             // Which checkpoints stay must not be forgotten because a part of the matrix was asked for.
             new.hands_over |= old.hands_over;
         }
-        self.calibration = self.calibration.or_else(|| earlier.calibration.clone());
+        let first = earlier.clone();
+        if first.store.is_dir() {
+            self.store = first.store;
+        }
+        self.device = first.device;
+        self.precision = first.precision;
+        (self.jobs, self.threads) = (first.jobs, first.threads);
+        self.calibration = first.calibration.or(self.calibration);
         Ok(self)
     }
 

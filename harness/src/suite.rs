@@ -286,14 +286,14 @@ impl<'a> Supervisor<'a> {
     }
 
     fn start(&self, index: usize, run_directory: &Path) -> Result<Worker> {
-        let mut command = Command::new(&self.program);
+        let mut command = training_process(&self.program);
         command.arg("worker").arg("--supervised").arg(run_directory);
+        // This command's own, not the suite's: another one may run elsewhere.
         command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
-        command.envs(ALLOCATOR.iter().filter(unset).copied());
+            .args(["--device", &self.plan.device])
+            .args(["--threads", &self.plan.threads.to_string()])
+            .arg("--store")
+            .arg(&self.plan.store);
         let mut child = command.spawn().map_err(failed_to("start", &self.program))?;
         let input = child.stdin.take();
         let mut readers = Vec::new();
@@ -528,6 +528,18 @@ impl<'a> Supervisor<'a> {
             }
         }
     }
+}
+
+/// A process of this program that trains, to be given a command: its three streams are pipes, its allocator is ours.
+pub(crate) fn training_process(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
+    command.envs(ALLOCATOR.iter().filter(unset).copied());
+    command
 }
 
 /// A run's result, and whether another process works on it.

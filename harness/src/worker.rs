@@ -23,17 +23,44 @@ use crate::run::{self, Data, Outcome};
 use crate::settings::Documents;
 use crate::stop::{self, HELD_LINE, Reason, Stop};
 
+/// What each command on a suite has its own of: where the arithmetic is done, and where the text lies. No number depends on
+/// it. What is not given is as in `plan.toml`, where the first command has left its own.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// `cpu`, `cuda:0`.
+    pub device: Option<String>,
+    /// Compute threads.
+    pub threads: Option<u64>,
+    /// Directory of the token store.
+    pub store: Option<PathBuf>,
+}
+
 /// Works on a run directory of a suite until its run ends or stops. `supervised`: standard input belongs to a supervisor
 /// whose end is ours ([`Stop::watch_supervisor`]).
 ///
 /// # Errors
-/// [`UserError`] for a directory that is no run of a suite, or one made with other settings; otherwise what kept the run
-/// from going on, which is also left in `failed.json`.
-pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
+/// [`UserError`] for a directory that is no run of a suite, one made with other settings, or a device of another kind than
+/// the run's; otherwise what kept the run from going on, which is also left in `failed.json`.
+pub fn work(directory: &Path, supervised: bool, place: Place) -> Result<Exit> {
     // First of all: a terminal's Ctrl-C reaches workers too, and must find one that knows what to do.
     let stop = Stop::new(None);
     stop.install_signals()?;
     let (plan, cell) = assignment(directory)?;
+    let plan = Plan {
+        device: place.device.unwrap_or(plan.device),
+        threads: place.threads.unwrap_or(plan.threads),
+        store: place.store.unwrap_or(plan.store),
+        ..plan
+    };
+    if kind(plan.device.parse().map_err(unknown)?) != cell.device {
+        return Err(UserError::new(format!(
+            "--device {}: {} is a run on {}",
+            plan.device,
+            directory.display(),
+            cell.device
+        ))
+        .into());
+    }
     journal::check(directory, &cell)?;
     if journal::result(directory)?.is_some() {
         return Ok(Exit::Success);
@@ -42,12 +69,7 @@ pub fn work(directory: &Path, supervised: bool) -> Result<Exit> {
     if supervised {
         stop.watch_supervisor()?;
     }
-    let threads = usize::try_from(plan.threads).context("too many threads")?;
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context("cannot start compute threads")?;
-
+    start_threads(plan.threads)?;
     files::create_directory(directory)?;
     let lease = match Lease::claim(directory, &stop)? {
         Claim::Taken(lease) => lease,
@@ -147,7 +169,7 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
             plan.store.display()
         );
         return Err(UserError::new(message)
-            .hint("run the command that made the suite again: it prepares the text anew")
+            .hint("run the command that made the suite again: it prepares the text anew; or name its store with --store")
             .into());
     }
     let data = data(cell, &store)?;
@@ -156,17 +178,34 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
     journal.set_bytes_per_target(store.validation_text_bytes() as f64 / targets as f64);
     let algorithm = cell.algorithm()?;
     let draws = Seeded { seed: cell.seed };
-    let device: Device = plan
-        .device
-        .parse()
-        .map_err(|error: UnknownName| UserError::new(error.to_string()))?;
-    let precision: Precision = plan
-        .precision
-        .parse()
-        .map_err(|error: UnknownName| UserError::new(error.to_string()))?;
+    let device: Device = plan.device.parse().map_err(unknown)?;
+    let precision: Precision = cell.precision.parse().map_err(unknown)?;
     let mut learner =
         models::learner(&cell.network(), &algorithm.adamw, device, precision, &draws)?;
     run::run(&algorithm, learner.as_mut(), &draws, &data, journal, stop)
+}
+
+fn unknown(error: UnknownName) -> UserError {
+    UserError::new(error.to_string())
+}
+
+/// Starts the threads that compute, once in a process.
+///
+/// # Errors
+/// More than the system has.
+pub fn start_threads(threads: u64) -> Result<()> {
+    let threads = usize::try_from(threads).context("too many threads")?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().context("cannot start compute threads")
+}
+
+/// Where a device's numbers come from: `cpu` or `cuda`, whichever it is of them.
+#[must_use]
+pub fn kind(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+    }
 }
 
 /// The plan of the suite that a run directory lies in, and the cell that it is named after.

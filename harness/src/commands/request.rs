@@ -116,7 +116,7 @@ impl Request {
                 hash: store.hash().to_owned(),
                 vocabulary: store.vocabulary() as u64,
             },
-            device: kind(device).to_owned(),
+            device: worker::kind(device).to_owned(),
             precision: precision.to_string(),
         };
         let mut cells = matrix::cells(&self.profile, &surroundings)?;
@@ -378,13 +378,6 @@ fn automatic_device() -> Device {
         Device::Cuda(0)
     } else {
         Device::Cpu
-    }
-}
-
-fn kind(device: Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda(_) => "cuda",
     }
 }
 

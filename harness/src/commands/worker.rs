@@ -2,12 +2,17 @@
 
 use crate::cli::WorkerOptions;
 use crate::exit::Exit;
-use crate::worker;
+use crate::worker::{self, Place};
 
 /// Works on the run until it ends or stops.
 ///
 /// # Errors
 /// Whatever keeps the run from going on.
 pub fn run(options: WorkerOptions) -> anyhow::Result<Exit> {
-    worker::work(&options.directory, options.supervised)
+    let place = Place {
+        device: options.device,
+        threads: options.threads,
+        store: options.store,
+    };
+    worker::work(&options.directory, options.supervised, place)
 }
