@@ -55,6 +55,9 @@ pub enum Command {
     /// Work on one run directory (started by bench-all; a batch scheduler may start it too)
     #[command(hide = true)]
     Worker(WorkerOptions),
+    /// Measure how fast this machine trains (started by commands that need to know)
+    #[command(hide = true)]
+    Calibrate(CalibrateOptions),
 }
 
 const BENCH_ALL_EXAMPLES: &str = "\
@@ -233,9 +236,6 @@ pub struct WorkerOptions {
     /// Stop when standard input ends: the supervisor is gone
     #[arg(long)]
     pub supervised: bool,
-}
-
-/// `KEY=VALUE`, kept as typed: the profile knows the keys.
     /// Device [default: that of the first command on the suite]
     #[arg(long, value_name = "DEVICE", value_parser = a_device)]
     pub device: Option<String>,
@@ -259,6 +259,9 @@ pub struct CalibrateOptions {
     /// Compute threads
     #[arg(long, value_name = "N", value_parser = jobs)]
     pub threads: u64,
+}
+
+/// `KEY=VALUE`, kept as typed: the profile knows the keys.
 fn assignment(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),

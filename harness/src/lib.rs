@@ -11,6 +11,7 @@ pub mod commands;
 pub mod exit;
 
 // What is to be trained.
+pub mod calibrate;
 pub mod matrix;
 pub mod plan;
 pub mod profile;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use harness::cli::{Cli, Command};
-use harness::{commands, exit};
+use harness::{calibrate, commands, exit};
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Report(options) => commands::report::run(options),
         Command::Doctor(options) => commands::doctor::run(options),
         Command::Completions(options) => commands::completions::run(options),
+        Command::Calibrate(options) => calibrate::measure(&options),
         Command::Worker(options) => commands::worker::run(options),
     };
     ended.unwrap_or_else(|error| exit::report(&error)).into()

@@ -5,14 +5,15 @@ use crate::algorithm::MethodSwitches;
 use crate::exit::UserError;
 use crate::files;
 use crate::matrix::Cell;
-use crate::settings::{NetworkName, Settings};
+use crate::settings::NetworkName;
 use anyhow::Result;
-use models::{Batch, Device, Learner, Precision, Seeded, Update, cost};
+use models::{Precision, cost};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Version of `plan.toml`.
 pub const SCHEMA: u64 = 1;
@@ -38,6 +39,9 @@ pub struct Plan {
     /// The budget as given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub budget: Option<String>,
+    /// What the budget made of the profile's steps; none where they fitted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scale: Option<Scale>,
     /// What a budget in time was turned into steps with.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub calibration: Option<Calibration>,
@@ -50,8 +54,58 @@ pub struct Plan {
 pub struct Calibration {
     /// Size that was measured.
     pub size: String,
-    /// FLOPs per second of one worker, training it at full rank.
+    /// FLOPs per second of one worker, training it at full rank while the others do the same.
     pub flops_per_second: f64,
+    /// Seconds from the start of a worker to the end of its first update.
+    #[serde(default)]
+    pub start_seconds: f64,
+    /// Tokens of an evaluation.
+    #[serde(default)]
+    pub validation_tokens: u64,
+}
+
+/// Every length of the profile was divided by `unit`, and multiplied by `units`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    /// Update steps that a unit had in the profile.
+    pub unit: u64,
+    /// Update steps that it has in the plan.
+    pub units: u64,
+}
+
+/// Share of a run's time that goes into checkpoints: [`Journal`](crate::journal::Journal) writes them no more often.
+const WRITING: f64 = 0.05;
+
+impl Calibration {
+    /// Seconds of a run: start, training, evaluation, checkpoints. As at full rank for every method: what a low-rank one
+    /// saves in FLOPs it need not save in time, and a budget is a ceiling. An evaluation is the forward third of training.
+    #[must_use]
+    pub fn seconds(&self, cell: &Cell) -> f64 {
+        let settings = &cell.settings;
+        let on_the_way = (settings.steps.saturating_sub(1)).checked_div(settings.evaluate_every);
+        let evaluations = 1 + on_the_way.unwrap_or(0);
+        let evaluated = evaluations as f64 * self.validation_tokens as f64;
+        let tokens = cell.planned_tokens() as f64 + evaluated / 3.0;
+        let length = settings.sequence_length as usize;
+        let flops = tokens * cost::flops_per_token(&cell.network(), None, length);
+        self.start_seconds + flops / self.flops_per_second * (1.0 + WRITING)
+    }
+
+    /// Seconds of runs of which `jobs` go at a time, each begun by the first worker that is free.
+    #[must_use]
+    pub fn seconds_of_all(&self, cells: &[Cell], jobs: u64) -> f64 {
+        let workers = jobs.clamp(1, cells.len().max(1) as u64);
+        let mut busy_until = vec![0.0_f64; workers as usize];
+        for cell in cells {
+            if let Some(free) = busy_until
+                .iter_mut()
+                .min_by(|left, right| left.total_cmp(right))
+            {
+                *free += self.seconds(cell);
+            }
+        }
+        busy_until.into_iter().fold(0.0, f64::max)
+    }
 }
 
 const FILE: &str = "plan.toml";
@@ -87,6 +141,15 @@ impl Plan {
             return Err(UserError::new(message).into());
         }
         // The file may have been edited: what is wrong with it is said here, before anything counts on it.
+        if let Some(Scale { unit, units }) = plan.scale
+            && !(1..=unit).contains(&units)
+        {
+            let message = format!(
+                "{}: scale.units = {units}: must be at least 1 and at most scale.unit = {unit}",
+                path.display()
+            );
+            return Err(UserError::new(message).into());
+        }
         for cell in &plan.cells {
             cell.check().map_err(|why| {
                 let directory = cell.directory();
@@ -108,7 +171,7 @@ impl Plan {
     /// This plan with the cells that `earlier` holds besides, so that a suite can grow.
     ///
     /// # Errors
-    /// A cell of the same name that is determined otherwise, with the fields that differ.
+    /// A cell of the same name that is determined otherwise, with the fields that differ, and with the budgets if there are.
     pub fn over(mut self, earlier: &Plan, suite: &Path) -> Result<Plan, UserError> {
         // A network that is matched to another one's size differs for that one's reasons: those are told first.
         let matched = |cell: &&Cell| cell.settings.network == NetworkName::Matched;
@@ -125,10 +188,11 @@ impl Plan {
             let differences = differences(&old.determines(), &new.determines());
             if !differences.is_empty() {
                 return Err(UserError::new(format!(
-                    "{}: made with other settings: {} has {}; give another --out, or the same settings",
+                    "{}: made with other settings: {} has {}{}; give another --out, or the same settings",
                     suite.display(),
                     old.directory(),
-                    differences.join(", ")
+                    differences.join(", "),
+                    about_budgets(earlier.budget.as_deref(), self.budget.as_deref())
                 )));
             }
             // Which checkpoints stay must not be forgotten because a part of the matrix was asked for.
@@ -141,6 +205,9 @@ impl Plan {
         self.device = first.device;
         self.precision = first.precision;
         (self.jobs, self.threads) = (first.jobs, first.threads);
+        if first.budget.is_some() {
+            (self.budget, self.scale) = (first.budget, first.scale);
+        }
         self.calibration = first.calibration.or(self.calibration);
         Ok(self)
     }
@@ -148,8 +215,27 @@ impl Plan {
     /// Seconds that the plan's cells take with `jobs` workers, by the calibration.
     #[must_use]
     pub fn expected_seconds(&self) -> Option<f64> {
-        let rate = self.calibration.as_ref()?.flops_per_second;
-        Some(self.cells.iter().map(Cell::flops).sum::<f64>() / rate / self.jobs as f64)
+        let calibration = self.calibration.as_ref()?;
+        Some(calibration.seconds_of_all(&self.cells, self.jobs))
+    }
+}
+
+/// Steps come from the budget as well as from the profile: a refusal says which were at work.
+fn about_budgets(old: Option<&str>, new: Option<&str>) -> String {
+    let of = |budget: Option<&str>| match budget {
+        Some(budget) => format!("the budget {budget}"),
+        None => "no budget".to_owned(),
+    };
+    if old.is_none() && new.is_none() {
+        String::new()
+    } else if old == new {
+        format!(" (both sized to {})", of(old))
+    } else {
+        format!(
+            " (the suite was sized to {}, this command to {})",
+            of(old),
+            of(new)
+        )
     }
 }
 
@@ -278,9 +364,7 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
     let cost = |cells: &[Cell]| match (budget, &plan.calibration) {
         (Budget::Tokens(_), _) => Ok(cells.iter().map(|cell| cell.planned_tokens() as f64).sum()),
         (Budget::Flops(_), _) => Ok(cells.iter().map(Cell::flops).sum::<f64>()),
-        (Budget::Time(_), Some(calibration)) => Ok(cells.iter().map(Cell::flops).sum::<f64>()
-            / calibration.flops_per_second
-            / plan.jobs as f64),
+        (Budget::Time(_), Some(calibration)) => Ok(calibration.seconds_of_all(cells, plan.jobs)),
         (Budget::Time(_), None) => Err(UserError::new("a budget in time needs a calibration")),
     };
     let most = match budget {
@@ -314,6 +398,13 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
         .max()
         .unwrap_or(1);
     if fits < smallest {
+        if smallest == 1 && plan.cells.iter().all(|cell| 4 * unit < shortest(cell)) {
+            let lengths: BTreeSet<(&str, u64)> = plan.cells.iter().flat_map(lengths).collect();
+            return Err(UserError::new(format!(
+                "budget {budget}: the runs cannot be shortened in proportion: {}",
+                without_a_unit(&lengths.into_iter().collect::<Vec<_>>())
+            )));
+        }
         let least = cost(&scaled(smallest))?;
         let least = match budget {
             Budget::Time(_) => {
@@ -327,8 +418,25 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
             plan.cells.len()
         )));
     }
-    plan.cells = scaled(fits);
-    for cell in &plan.cells {
+    let scale = Scale { unit, units: fits };
+    shorten(plan, scale, &budget.to_string())
+}
+
+/// Shortens every run as an earlier plan for the same budget did, whatever the cells and the machine then and now.
+///
+/// # Errors
+/// A cell whose lengths that does not suit.
+pub fn take_over(plan: &mut Plan, earlier: &Plan) -> Result<(), UserError> {
+    let budget = earlier.budget.clone().unwrap_or_default();
+    earlier
+        .scale
+        .map_or(Ok(()), |scale| shorten(plan, scale, &budget))
+}
+
+fn shorten(plan: &mut Plan, scale: Scale, budget: &str) -> Result<(), UserError> {
+    plan.scale = Some(scale);
+    for cell in &mut plan.cells {
+        *cell = shortened(cell, scale.unit, scale.units);
         if let Err(error) = cell.check() {
             return Err(UserError::new(format!(
                 "budget {budget}: {} shortened to it: {error}",
@@ -339,34 +447,77 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
     Ok(())
 }
 
-/// The greatest length that divides all the lengths which must keep their proportions.
+/// The lengths of a run that must keep their proportions, by their keys.
+fn lengths(cell: &Cell) -> Vec<(&'static str, u64)> {
+    let settings = &cell.settings;
+    let mut lengths = vec![
+        ("steps", settings.steps),
+        ("warm_start_steps", settings.warm_start_length()),
+    ];
+    if settings.restarts {
+        lengths.push(("restart_every", settings.restart_every));
+    }
+    if settings.jagged || settings.optimizer_reset {
+        lengths.push(("cycle_steps", settings.cycle()));
+    }
+    lengths.retain(|(_, steps)| *steps > 0);
+    lengths
+}
+
+/// The greatest length that divides all the lengths of a run which must keep their proportions.
 fn unit(cell: &Cell) -> u64 {
-    let Settings {
-        steps,
-        restart_every,
-        restarts,
-        jagged,
-        optimizer_reset,
-        ..
-    } = cell.settings;
-    let mut lengths = vec![steps, cell.settings.warm_start_length()];
-    if restarts {
-        lengths.push(restart_every);
+    common_divisor(&lengths(cell))
+}
+
+fn common_divisor(lengths: &[(&str, u64)]) -> u64 {
+    lengths.iter().map(|(_, steps)| *steps).fold(0, gcd)
+}
+
+/// Which lengths have no divisor in common that would let them be shortened, and what to set instead.
+fn without_a_unit(lengths: &[(&str, u64)]) -> String {
+    let listed = |lengths: &[(&str, u64)]| {
+        let shown: Vec<String> = lengths
+            .iter()
+            .map(|(key, steps)| format!("{key} = {steps}"))
+            .collect();
+        shown.join(", ")
+    };
+    let unit = common_divisor(lengths);
+    let odd = (0..lengths.len()).max_by_key(|index| {
+        let others = [&lengths[..*index], &lengths[index + 1..]].concat();
+        // Of equals the longest, which a step more or less changes least.
+        (common_divisor(&others), lengths[*index].1)
+    });
+    if let Some(index) = odd {
+        let (key, steps) = lengths[index];
+        let others = [&lengths[..index], &lengths[index + 1..]].concat();
+        let better = common_divisor(&others);
+        if better > unit {
+            let nearest = ((steps + better / 2) / better).max(1) * better;
+            return format!(
+                "{key} = {steps} has no divisor above {unit} in common with {}; set a multiple of {better}, e.g. {key}={nearest}",
+                listed(&others)
+            );
+        }
     }
-    if jagged || optimizer_reset {
-        lengths.push(cell.settings.cycle());
-    }
-    lengths.into_iter().fold(0, gcd)
+    format!(
+        "{} have no divisor above {unit} in common; set multiples of one length",
+        listed(lengths)
+    )
 }
 
 /// The fewest units at which every cycle still has a restart and a warm-up.
 fn least_units(cell: &Cell, unit: u64) -> u64 {
-    let shortest = if cell.settings.restarts {
+    (4 * unit).div_ceil(shortest(cell)).max(1)
+}
+
+/// The length of a run that would become too short first.
+fn shortest(cell: &Cell) -> u64 {
+    if cell.settings.restarts {
         cell.settings.restart_every
     } else {
         cell.settings.steps
-    };
-    (4 * unit).div_ceil(shortest).max(1)
+    }
 }
 
 fn gcd(left: u64, right: u64) -> u64 {
@@ -378,7 +529,8 @@ fn gcd(left: u64, right: u64) -> u64 {
 }
 
 fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
-    let exact = |steps: u64| steps / unit * units + steps % unit * units / unit;
+    // At most `steps`, since `units` is at most `unit`.
+    let exact = |steps: u64| (u128::from(steps) * u128::from(units) / u128::from(unit)) as u64;
     let about = |steps: u64| if steps == 0 { 0 } else { exact(steps).max(1) };
     let mut cell = cell.clone();
     let settings = &mut cell.settings;
@@ -394,66 +546,6 @@ fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
         stage.warmup_steps = about(stage.warmup_steps);
     }
     cell
-}
-
-/// Measures how fast one worker trains the smallest size of the plan at full rank: the second and third of three small
-/// updates on generated tokens.
-///
-/// # Errors
-/// A device that is not there, or fails.
-pub fn calibrate(
-    cells: &[Cell],
-    device: Device,
-    precision: Precision,
-) -> Result<Option<Calibration>> {
-    let full_rank = cells.iter().filter(|cell| !cell.settings.low_rank);
-    let smallest = full_rank.chain(cells).min_by(|left, right| {
-        (left.settings.low_rank, left.network().parameters())
-            .cmp(&(right.settings.low_rank, right.network().parameters()))
-    });
-    let Some(cell) = smallest else {
-        return Ok(None);
-    };
-    let (network, length) = (cell.network(), cell.settings.sequence_length as usize);
-    let rows = (cell.settings.micro_batch_size as usize).min(8192usize.div_ceil(length));
-    let draws = Seeded { seed: 0 };
-    let adamw = cell
-        .algorithm()
-        .map_err(|error| UserError::new(error.to_string()))?
-        .adamw;
-    let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
-    let tokens: Vec<u32> = (0..rows * length)
-        .map(|index| (index * 7919 % network.vocabulary) as u32)
-        .collect();
-    let train = |learner: &mut dyn Learner, step: u64| -> Result<()> {
-        learner.accumulate(
-            Batch {
-                inputs: &tokens,
-                targets: &tokens,
-                rows,
-                length,
-                index: step,
-            },
-            1.0 / tokens.len() as f64,
-        );
-        learner.update(Update {
-            step,
-            learning_rate: 0.0,
-            grad_clip: None,
-        });
-        learner.drain()?;
-        Ok(())
-    };
-    train(&mut *learner, 0)?;
-    let start = Instant::now();
-    train(&mut *learner, 1)?;
-    train(&mut *learner, 2)?;
-    let seconds = start.elapsed().as_secs_f64().max(1e-9);
-    let flops = cost::flops_per_token(&network, None, length) * (2 * rows * length) as f64;
-    Ok(Some(Calibration {
-        size: cell.size.clone(),
-        flops_per_second: flops / seconds,
-    }))
 }
 
 /// Memory of a cell by class, in the stage that takes most.
@@ -500,9 +592,12 @@ mod tests {
             jobs: 2,
             threads: 1,
             budget: None,
+            scale: None,
             calibration: Some(Calibration {
                 size: "nano".into(),
                 flops_per_second: 1e10,
+                start_seconds: 2.0,
+                validation_tokens: 0,
             }),
             cells: matrix::cells(&profile, &surroundings).expect("cells"),
         }
@@ -590,6 +685,79 @@ mod tests {
         assert!(message.contains("the least is"), "{message}");
     }
 
+    /// By hand: 300 validation tokens at a third of the cost of training are 100 more, at the end and after every fifth of
+    /// 100 steps but the last.
+    #[test]
+    fn time_counts_the_start_and_every_evaluation() {
+        let mut cell = plan("smoke").cells.remove(0);
+        (cell.settings.steps, cell.settings.evaluate_every) = (100, 20);
+        let network = cell.network();
+        let length = cell.settings.sequence_length as usize;
+        let calibration = |validation_tokens| Calibration {
+            size: "nano".into(),
+            // One token a second, checkpoints aside.
+            flops_per_second: cost::flops_per_token(&network, None, length) * 1.05,
+            start_seconds: 7.0,
+            validation_tokens,
+        };
+        let (without, with) = (
+            calibration(0).seconds(&cell),
+            calibration(300).seconds(&cell),
+        );
+        let tokens = cell.planned_tokens() as f64;
+        assert!((without - 7.0 - tokens).abs() < 1e-6, "{without}");
+        assert!((with - without - 500.0).abs() < 1e-6, "{with}");
+        // Three of one length on two workers take as long as two one after the other.
+        let cells = vec![cell; 3];
+        assert_eq!(calibration(0).seconds_of_all(&cells, 2), 2.0 * without);
+    }
+
+    #[test]
+    fn a_length_without_a_common_divisor_is_named_with_a_better_one() {
+        let mut plan = plan("smoke");
+        for cell in &mut plan.cells {
+            cell.settings.steps = 2001;
+            cell.settings.warm_start_steps = 400;
+            cell.settings.restart_every = 400;
+            cell.settings.cycle_steps = 0;
+        }
+        let message = fit(&mut plan, Budget::Tokens(10.0))
+            .expect_err("no unit")
+            .to_string();
+        assert!(
+            message.contains("steps = 2001 has no divisor above 1 in common with")
+                && message.ends_with("set a multiple of 400, e.g. steps=2000"),
+            "{message}"
+        );
+    }
+
+    /// As after `--only`, `--jobs` or on another machine: what was fixed once is not computed again.
+    #[test]
+    fn a_plan_for_the_same_budget_keeps_its_scale_whatever_is_asked_for() {
+        let whole = plan("smoke");
+        let tokens: u64 = whole.cells.iter().map(Cell::planned_tokens).sum();
+        let mut earlier = whole.clone();
+        earlier.budget = Some("half".into());
+        fit(&mut earlier, Budget::Tokens(tokens as f64 / 2.0)).expect("fits");
+        let mut part = whole.clone();
+        part.budget = earlier.budget.clone();
+        part.cells.truncate(1);
+        part.jobs = 7;
+        take_over(&mut part, &earlier).expect("same lengths");
+        assert_eq!(part.cells[0], earlier.cells[0]);
+        let both = part.over(&earlier, Path::new("out")).expect("the same");
+        assert_eq!((both.jobs, both.scale), (earlier.jobs, earlier.scale));
+
+        let message = whole
+            .over(&earlier, Path::new("out"))
+            .expect_err("longer")
+            .to_string();
+        assert!(
+            message.contains("(the suite was sized to the budget half, this command to no budget)"),
+            "{message}"
+        );
+    }
+
     #[test]
     fn a_suite_grows_but_never_changes() {
         let old = plan("smoke");
@@ -663,6 +831,13 @@ mod tests {
                 message.contains("plan.toml: cell nano-") && message.contains(part),
                 "{part} in {message}"
             );
+        }
+        for (unit, units) in [(0, 0), (4, 0), (4, 5)] {
+            let mut plan = good.clone();
+            plan.scale = Some(Scale { unit, units });
+            plan.write(directory.path()).expect("write");
+            let message = Plan::read(directory.path()).expect_err("none").to_string();
+            assert!(message.contains("scale.units"), "{message}");
         }
     }
 

@@ -620,6 +620,7 @@ mod tests {
             jobs,
             threads: 1,
             budget: None,
+            scale: None,
             calibration: None,
             cells: methods.iter().map(|method| cell(method)).collect(),
         }

@@ -96,7 +96,7 @@ impl Row {
             expected_seconds: plan
                 .calibration
                 .as_ref()
-                .map(|calibration| keys.flops / calibration.flops_per_second),
+                .map(|calibration| calibration.seconds(cell)),
         }
     }
 }
@@ -161,7 +161,7 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
     );
     if let Some(seconds) = plan.expected_seconds() {
         text += &format!(
-            "about {} in all, by a measurement of a moment ago at full rank; evaluation and start-up come on top\n",
+            "about {} in all, start-up and evaluation included, by a short measurement at full rank\n",
             time(seconds)
         );
     }

@@ -15,11 +15,11 @@ use models::{Device, Precision, UnknownName};
 use crate::cli::SuiteOptions;
 use crate::exit::UserError;
 use crate::matrix::{self, Cell, DataKeys, Surroundings};
-use crate::plan::{self, Budget, Calibration, Plan};
+use crate::plan::{self, Budget, Plan};
 use crate::profile::{Data, Profile};
 use crate::progress::warn;
 use crate::settings::suggestion;
-use crate::{files, worker};
+use crate::{calibrate, files, worker};
 
 /// Held while a suite's plan is read, added to and written.
 const LOCK: &str = "plan.lock";
@@ -131,15 +131,26 @@ impl Request {
             jobs,
             threads,
             budget: self.budget.as_ref().map(|(text, _)| text.clone()),
+            scale: None,
             calibration: None,
             cells,
         };
+        // A suite sized to this budget before keeps its steps: they must not depend on what is asked for now, nor where.
+        let sized = earlier
+            .as_ref()
+            .filter(|earlier| asked.budget.is_some() && earlier.budget == asked.budget);
         let in_time = matches!(self.budget, Some((_, Budget::Time(_))));
-        if in_time || with_time {
-            asked.calibration = self.calibration(&asked, earlier.as_ref(), device, precision)?;
+        if with_time || (in_time && sized.is_none()) {
+            let known = earlier.as_ref().and_then(|plan| plan.calibration.clone());
+            asked.calibration = match known {
+                Some(known) => Some(known),
+                None => calibrate::calibrate(&asked, store.validation_tokens())?,
+            };
         }
-        if let Some((_, budget)) = self.budget {
-            plan::fit(&mut asked, budget)?;
+        match (sized, &self.budget) {
+            (Some(earlier), _) => plan::take_over(&mut asked, earlier)?,
+            (None, Some((_, budget))) => plan::fit(&mut asked, *budget)?,
+            (None, None) => {}
         }
         let store = Arc::new(store);
         for cell in first_of_each_size(&asked.cells) {
@@ -263,20 +274,6 @@ impl Request {
         })?;
         display.finish(&store);
         Ok(store)
-    }
-
-    /// A calibration made for this suite earlier stays: with another one a budget would become other steps.
-    fn calibration(
-        &self,
-        plan: &Plan,
-        earlier: Option<&Plan>,
-        device: Device,
-        precision: Precision,
-    ) -> anyhow::Result<Option<Calibration>> {
-        if let Some(known) = earlier.and_then(|plan| plan.calibration.clone()) {
-            return Ok(Some(known));
-        }
-        plan::calibrate(&plan.cells, device, precision)
     }
 
     /// Workers at the same time, and the compute threads of each.

@@ -1,0 +1,180 @@
+//! A short measurement of the machine, used as the suite will use it: as many processes at once as there will be workers,
+//! each with a worker's threads and allocator. In processes of their own, so that the supervisor never holds a device.
+//!
+//! A child reads a cell, builds its network, makes one update (a device compiles its kernels then) and says [`READY`]. When
+//! all are ready their inputs are closed, and each measures at the same time as the others.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use models::{Batch, Device, Learner, Precision, Seeded, Update, cost};
+
+use crate::cli::CalibrateOptions;
+use crate::commands::print;
+use crate::exit::Exit;
+use crate::files::failed_to;
+use crate::matrix::Cell;
+use crate::plan::{Calibration, Plan};
+use crate::{suite, worker};
+
+/// What a child says before it measures.
+const READY: &str = "ready";
+
+/// The least that is measured: where updates are short, so many that all children are at it together for a while.
+const LEAST_TIME: Duration = Duration::from_millis(500);
+const LEAST_UPDATES: u64 = 2;
+
+/// Tokens of an update at most: more would make it no more exact.
+const MOST_TOKENS: usize = 8192;
+
+/// Measures how fast the plan's workers train its smallest size at full rank, and how long they take to start. None for a
+/// plan without cells.
+///
+/// # Errors
+/// A device that fails, a process that cannot be started.
+pub fn calibrate(plan: &Plan, validation_tokens: u64) -> Result<Option<Calibration>> {
+    let full_rank = plan.cells.iter().filter(|cell| !cell.settings.low_rank);
+    let smallest = full_rank.chain(&plan.cells).min_by(|left, right| {
+        (left.settings.low_rank, left.network().parameters())
+            .cmp(&(right.settings.low_rank, right.network().parameters()))
+    });
+    let Some(cell) = smallest else {
+        return Ok(None);
+    };
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let begun = Instant::now();
+    let mut children = Vec::new();
+    for _ in 0..plan.jobs.max(1) {
+        children.push(Measuring::start(&program, plan, cell)?);
+    }
+    for child in &mut children {
+        let said = child.line()?;
+        if said != READY {
+            bail!("cannot measure this machine: a process said `{said}`");
+        }
+    }
+    let start_seconds = begun.elapsed().as_secs_f64();
+    for child in &mut children {
+        drop(child.process.stdin.take());
+    }
+    let mut total = 0.0;
+    for child in &mut children {
+        let rate = child.line()?;
+        let rate = rate.parse::<f64>();
+        total += rate.context("cannot measure this machine")?;
+    }
+    for child in &mut children {
+        let ended = child.process.wait();
+        ended.context("cannot wait for a measuring process")?;
+    }
+    Ok(Some(Calibration {
+        size: cell.size.clone(),
+        flops_per_second: total / children.len() as f64,
+        start_seconds,
+        validation_tokens,
+    }))
+}
+
+/// A process that measures.
+struct Measuring {
+    process: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Measuring {
+    fn start(program: &Path, plan: &Plan, cell: &Cell) -> Result<Measuring> {
+        let mut command = suite::training_process(program);
+        command
+            .args(["calibrate", "--device", &plan.device])
+            .args(["--precision", &plan.precision])
+            .args(["--threads", &plan.threads.to_string()]);
+        let mut process = command.spawn().map_err(failed_to("start", program))?;
+        let input = process.stdin.as_mut().context("no pipe")?;
+        let mut line = serde_json::to_vec(cell)?;
+        line.push(b'\n');
+        // One that has failed already says so when it is listened to.
+        let _ = input.write_all(&line);
+        let output = BufReader::new(process.stdout.take().context("no pipe")?);
+        Ok(Measuring { process, output })
+    }
+
+    /// The next line that it says; what it failed with, if it ends without.
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read = self.output.read_line(&mut line);
+        if read.context("cannot hear a measuring process")? > 0 {
+            return Ok(line.trim_end().to_owned());
+        }
+        let mut messages = String::new();
+        if let Some(mut stderr) = self.process.stderr.take() {
+            // What cannot be read cannot be told.
+            let _ = stderr.read_to_string(&mut messages);
+        }
+        let status = self.process.wait();
+        let status = status.context("cannot wait for a measuring process")?;
+        let error = messages
+            .lines()
+            .find_map(|line| line.strip_prefix("error: "));
+        Err(error.map_or_else(
+            || anyhow!("cannot measure this machine: a process ended without a word ({status})"),
+            |error| anyhow!("cannot measure this machine: {error}"),
+        ))
+    }
+}
+
+/// `relora calibrate`: what such a process does. Its input is a cell as JSON on one line, then nothing until it ends.
+///
+/// # Errors
+/// A device that is not there, or fails; an input that is none.
+pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
+    let device: Device = options.device.parse()?;
+    let precision: Precision = options.precision.parse()?;
+    worker::start_threads(options.threads)?;
+    let mut input = io::stdin().lock();
+    let mut line = String::new();
+    input.read_line(&mut line).context("cannot read a cell")?;
+    let cell: Cell = serde_json::from_str(&line).context("standard input holds no cell")?;
+
+    let (network, length) = (cell.network(), cell.settings.sequence_length as usize);
+    let rows = (cell.settings.micro_batch_size as usize).min(MOST_TOKENS.div_ceil(length.max(1)));
+    let adamw = cell.algorithm()?.adamw;
+    let draws = Seeded { seed: 0 };
+    let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
+    let tokens: Vec<u32> = (0..rows * length)
+        .map(|index| (index * 7919 % network.vocabulary) as u32)
+        .collect();
+    let train = |learner: &mut dyn Learner, step: u64| -> Result<()> {
+        let batch = Batch {
+            inputs: &tokens,
+            targets: &tokens,
+            rows,
+            length,
+            index: step,
+        };
+        learner.accumulate(batch, 1.0 / tokens.len() as f64);
+        learner.update(Update {
+            step,
+            learning_rate: 0.0,
+            grad_clip: None,
+        });
+        learner.drain()?;
+        Ok(())
+    };
+    train(&mut *learner, 0)?;
+    print(READY)?;
+    io::copy(&mut input, &mut io::sink()).context("cannot wait for the others")?;
+
+    let start = Instant::now();
+    let mut updates = 0;
+    while updates < LEAST_UPDATES || start.elapsed() < LEAST_TIME {
+        updates += 1;
+        train(&mut *learner, updates)?;
+    }
+    let seconds = start.elapsed().as_secs_f64().max(1e-9);
+    let flops = cost::flops_per_token(&network, None, length) * tokens.len() as f64;
+    print(&(flops * updates as f64 / seconds).to_string())?;
+    Ok(Exit::Success)
+}
