@@ -82,18 +82,13 @@ impl MethodSwitches {
     }
 }
 
-fn smooth(
-    name: ScheduleName,
-    peak: f64,
-    warmup: u64,
-    span: u64,
-    minimum_ratio: f64,
-) -> Result<Stage, ScheduleError> {
-    let shape = match name {
+/// The shape of a schedule that is not jagged.
+fn smooth(name: ScheduleName, span: u64, cycle: u64) -> Shape {
+    match name {
         ScheduleName::Linear => Shape::Linear,
         ScheduleName::Cosine => Shape::Cosine { cycle: span },
-    };
-    Stage::new(shape, peak, warmup, span, minimum_ratio)
+        ScheduleName::CosineCycles => Shape::Cosine { cycle },
+    }
 }
 
 impl Algorithm {
@@ -117,37 +112,31 @@ impl Algorithm {
             minimum_learning_rate_ratio,
             ..
         } = *settings;
-        let own = if settings.jagged {
+        let shape = if settings.jagged {
             let rewarmup = if settings.rewarmup {
                 settings.rewarmup_steps
             } else {
                 1
             };
-            let shape = Shape::Jagged {
+            Shape::Jagged {
                 cycle: settings.cycle(),
                 rewarmup,
                 adjust: settings.adjust_steps,
-            };
-            Stage::new(
-                shape,
-                learning_rate,
-                warmup_steps,
-                span,
-                minimum_learning_rate_ratio,
-            )?
+            }
         } else {
-            smooth(
-                settings.schedule,
-                learning_rate,
-                warmup_steps,
-                span,
-                minimum_learning_rate_ratio,
-            )?
+            smooth(settings.schedule, span, settings.cycle())
         };
+        let own = Stage::new(
+            shape,
+            learning_rate,
+            warmup_steps,
+            span,
+            minimum_learning_rate_ratio,
+        )?;
         let schedule = match warm_start {
             None => Schedule::new(own),
-            Some(full) => Schedule::new(smooth(
-                full.schedule,
+            Some(full) => Schedule::new(Stage::new(
+                smooth(full.schedule, settings.steps, full.cycle_steps.unwrap_or(0)),
                 full.learning_rate,
                 full.warmup_steps,
                 settings.steps,

@@ -11,10 +11,14 @@ use serde::{Deserialize, Serialize};
 /// A network's numbers as files write them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    hidden: u64,
-    intermediate: u64,
-    layers: u64,
-    heads: u64,
+    /// Width of the hidden state.
+    pub hidden: u64,
+    /// Width of the MLP.
+    pub intermediate: u64,
+    /// Number of blocks.
+    pub layers: u64,
+    /// Attention heads.
+    pub heads: u64,
 }
 
 /// The rate and schedule of `full`, which a warm start follows. All else is the same for every method of a size.
@@ -28,6 +32,9 @@ pub struct FullRankStage {
     pub minimum_learning_rate_ratio: f64,
     /// Shape of the schedule.
     pub schedule: ScheduleName,
+    /// Steps of a cycle, where the schedule has cycles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cycle_steps: Option<u64>,
     /// Largest global norm of the gradient.
     pub grad_clip: Option<f64>,
 }
@@ -39,6 +46,8 @@ impl FullRankStage {
             warmup_steps: settings.warmup_steps,
             minimum_learning_rate_ratio: settings.minimum_learning_rate_ratio,
             schedule: settings.schedule,
+            cycle_steps: (settings.schedule == ScheduleName::CosineCycles)
+                .then(|| settings.cycle()),
             grad_clip: settings.grad_clip,
         }
     }
@@ -287,17 +296,17 @@ impl Cell {
     /// Whether the run's numbers depend on this key of its settings.
     fn uses(&self, key: &str) -> bool {
         let settings = &self.settings;
+        let cosine_cycles = !settings.jagged && settings.schedule == ScheduleName::CosineCycles;
+        let cycles = settings.jagged || settings.optimizer_reset || cosine_cycles;
         match key {
             // Resolved in `network`, or a matter of what is kept.
             "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every" => {
                 false
             }
             "warm_start_steps" | "schedule_span" => settings.warm_start,
-            "restart_every" => {
-                settings.restarts
-                    || ((settings.jagged || settings.optimizer_reset) && settings.cycle_steps == 0)
-            }
-            "cycle_steps" | "adjust_steps" => settings.jagged || settings.optimizer_reset,
+            "restart_every" => settings.restarts || (cycles && settings.cycle_steps == 0),
+            "cycle_steps" => cycles,
+            "adjust_steps" => settings.jagged || settings.optimizer_reset,
             "rewarmup" => settings.jagged,
             "rewarmup_steps" => settings.jagged && settings.rewarmup,
             "reset" | "reset_ratio" | "prune_mask" => settings.optimizer_reset,
@@ -326,6 +335,7 @@ impl Cell {
         settings.warmup_steps = stage.warmup_steps;
         settings.minimum_learning_rate_ratio = stage.minimum_learning_rate_ratio;
         settings.schedule = stage.schedule;
+        settings.cycle_steps = stage.cycle_steps.unwrap_or(settings.cycle_steps);
         settings.grad_clip = stage.grad_clip;
         Some(Cell {
             method: "full".into(),

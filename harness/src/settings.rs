@@ -131,6 +131,9 @@ choice!(
         Linear = "linear",
         /// Cosine to the minimum.
         Cosine = "cosine",
+        /// One cosine after the other, each with its warm-up and `cycle_steps` long (the official code's `cosine` with a
+        /// `cycle_length`).
+        CosineCycles = "cosine-cycles",
     }
 );
 choice!(
@@ -330,7 +333,8 @@ settings! {
     Method dropout: f64 = 0.0;
     /// Steps from one restart to the next.
     Method restart_every: u64 = 2000;
-    /// Steps of one cycle: from one moment reset, and one drop of the jagged rate, to the next; 0: as `restart_every`.
+    /// Steps of one cycle: from one moment reset, one drop of the jagged rate or one of several cosines to the next; 0: as
+    /// `restart_every`.
     Method cycle_steps: u64 = 0;
     /// Steps in which the jagged rate climbs back after a restart.
     Method rewarmup_steps: u64 = 50;

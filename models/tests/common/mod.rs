@@ -1,14 +1,11 @@
-//! What the tests of this crate share: the golden files, and learners to try things on.
+//! What the tests of this crate share: learners to try things on.
 #![allow(dead_code, reason = "each test binary uses its own part")]
-
-use std::path::Path;
 
 use burn_flex::Flex;
 use models::{
-    AdamW, Base, Batch, Device, FactorInit, IGNORE, Learner, LowRank, Network, Precision, Scaling,
+    AdamW, Base, Batch, Device, FactorInit, Learner, LowRank, Network, Precision, Scaling,
     Seeded, TensorRole,
 };
-use safetensors::SafeTensors;
 
 /// CPU tensors of two dimensions.
 pub type Matrix = burn::tensor::Tensor<Flex, 2>;
@@ -20,64 +17,6 @@ pub const ADAMW: AdamW = AdamW {
     epsilon: 1e-8,
     weight_decay: 0.0,
 };
-
-/// A file of `tests/golden`, which the official code `Guitaricet/relora@176f376` has written (torch 2.8, CPU, f32).
-pub fn golden(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-pub fn golden_json(name: &str) -> serde_json::Value {
-    serde_json::from_slice(&golden(name)).unwrap()
-}
-
-/// The elements of an f32 tensor.
-pub fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let view = tensors
-        .tensor(name)
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
-    view.data()
-        .as_chunks()
-        .0
-        .iter()
-        .map(|chunk| f32::from_le_bytes(*chunk))
-        .collect()
-}
-
-/// The elements of an i32 tensor of tokens.
-pub fn tokens(tensors: &SafeTensors<'_>, name: &str) -> Vec<u32> {
-    let view = tensors
-        .tensor(name)
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
-    view.data()
-        .as_chunks()
-        .0
-        .iter()
-        .map(|chunk| u32::from_le_bytes(*chunk))
-        .collect()
-}
-
-/// The network of the golden trajectories.
-pub fn golden_network() -> Network {
-    Network {
-        hidden: 32,
-        intermediate: 88,
-        layers: 2,
-        heads: 4,
-        vocabulary: 257,
-        frozen_embedding_row: Some(256),
-    }
-}
-
-/// `[rows, length]` tokens as the official code uses them: the last position of a row has no target.
-pub fn official_targets(inputs: &[u32], length: usize) -> Vec<u32> {
-    inputs
-        .chunks(length)
-        .flat_map(|row| row[1..].iter().copied().chain([IGNORE]))
-        .collect()
-}
 
 pub fn low_rank() -> LowRank {
     LowRank {
