@@ -12,6 +12,7 @@ pub mod frame;
 pub mod published;
 pub mod record;
 pub mod render;
+pub mod spectra;
 pub mod statistics;
 
 pub use polars::prelude::DataFrame;

@@ -58,8 +58,10 @@ fn unpacked(target: &str) -> Result<BTreeSet<String>, String> {
         .collect())
 }
 
+/// A crate that the program comes to depend on later is not added: the default text, and every figure measured on it, would
+/// change with it.
 #[test]
-fn the_list_names_the_crates_that_every_build_unpacks() {
+fn the_list_names_only_crates_that_every_build_unpacks() {
     let known: Vec<_> = TARGETS
         .iter()
         .map(|target| (target, unpacked(target)))
@@ -90,16 +92,12 @@ fn the_list_names_the_crates_that_every_build_unpacks() {
         return;
     }
     let list: BTreeSet<String> = entries().map(str::to_owned).collect();
-    let how = "write it again: `cargo fetch --locked && UPDATE_CRATES_LIST=1 cargo test -p datasets --test integration crates_list`";
     let beyond: Vec<_> = list.difference(&common).collect();
     assert!(
         beyond.is_empty(),
-        "the list names crates that some build does not unpack, {beyond:?}; {how}"
+        "the list names crates that some build does not unpack, {beyond:?}; take them off, or write it again: \
+         `cargo fetch --locked && UPDATE_CRATES_LIST=1 cargo test -p datasets --test integration crates_list`"
     );
-    if whole {
-        let lacking: Vec<_> = common.difference(&list).collect();
-        assert!(lacking.is_empty(), "the list lacks {lacking:?}; {how}");
-    }
     assert_eq!(listed().unwrap().len(), list.len());
 }
 
