@@ -34,7 +34,8 @@ pub struct Algorithm {
     log_every: u64,
     evaluate_every: u64,
     checkpoint_every: u64,
-    hand_over_after: Option<u64>,
+    /// Updates after which the checkpoint stays: others start from it, or the spectra are of what came after.
+    warm_start_kept: Option<u64>,
 }
 
 /// What the switches of a method come to in the learner's terms.
@@ -175,7 +176,8 @@ impl Algorithm {
             log_every: settings.log_every,
             evaluate_every: settings.evaluate_every,
             checkpoint_every: settings.checkpoint_every,
-            hand_over_after: hands_over.then_some(settings.warm_start_steps),
+            warm_start_kept: (hands_over || (settings.keep_factors && settings.warm_start))
+                .then_some(settings.warm_start_steps),
         })
     }
 
@@ -227,10 +229,10 @@ impl Algorithm {
             || (self.checkpoint_every > 0 && done.is_multiple_of(self.checkpoint_every))
     }
 
-    /// Whether the checkpoint of this step must stay, since other runs start from it.
+    /// Whether the checkpoint of this step must stay, since other runs start from it or are compared with it.
     #[must_use]
     pub fn keeps_checkpoint(&self, done: u64) -> bool {
-        self.hand_over_after == Some(done)
+        self.warm_start_kept == Some(done)
     }
 
     /// Whether the host waits for the device once `done` updates are done.

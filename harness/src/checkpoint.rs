@@ -12,6 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use half::bf16;
 use models::{Dtype, Learner, TensorInfo, TensorRole};
 use safetensors::tensor::Metadata;
 use serde::{Deserialize, Serialize};
@@ -223,11 +224,156 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// A tensor of the model or of the optimizer, if the checkpoint has it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn floats(&self, name: &str) -> Result<Option<Floats>> {
+        for ((file_name, _), file) in FILES.iter().zip(&self.tensors) {
+            if let Some(floats) = read_floats(file, &self.directory.join(file_name), name)? {
+                return Ok(Some(floats));
+            }
+        }
+        Ok(None)
+    }
+
     /// The run directory that it belongs to.
     #[must_use]
     pub fn run_directory(&self) -> &Path {
         files::parent(files::parent(&self.directory))
     }
+}
+
+/// A tensor as plain numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Floats {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Row-major; what was stored in fewer bits is exact in f32.
+    pub values: Vec<f32>,
+}
+
+/// A tensor of a safetensors file, if it is there. Only its own bytes are read.
+fn read_floats(mut file: &File, path: &Path, name: &str) -> Result<Option<Floats>> {
+    let (metadata, data_start) =
+        read_header(file).with_context(|| format!("{} has no readable header", path.display()))?;
+    let Some(info) = metadata.info(name) else {
+        return Ok(None);
+    };
+    let (begin, end) = info.data_offsets;
+    let mut bytes = vec![0; end - begin];
+    file.seek(SeekFrom::Start(data_start + begin as u64))
+        .map_err(failed_to("read", path))?;
+    file.read_exact(&mut bytes)
+        .map_err(failed_to("read", path))?;
+    let values = match info.dtype.to_string().as_str() {
+        "F32" => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| f32::from_le_bytes(*word))
+            .collect(),
+        "BF16" => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| bf16::from_le_bytes(*word).to_f32())
+            .collect(),
+        other => bail!(
+            "{} holds {name} as {other}, which no learner has",
+            path.display()
+        ),
+    };
+    Ok(Some(Floats {
+        shape: info.shape.clone(),
+        values,
+    }))
+}
+
+/// The folder of the factors that a run has merged.
+fn factors_folder(run_directory: &Path) -> PathBuf {
+    run_directory.join("factors")
+}
+
+fn factors_file(step: u64) -> String {
+    format!("{STEP}{step}.safetensors")
+}
+
+/// Writes the factors as they are, those of one restart: after `step` updates, before they are merged.
+///
+/// # Errors
+/// What the disk or the device says.
+pub fn write_factors(
+    run_directory: &Path,
+    step: u64,
+    learner: &dyn Learner,
+    token: &str,
+) -> Result<()> {
+    let folder = factors_folder(run_directory);
+    files::create_directory(&folder)?;
+    let inventory = learner.tensors();
+    let factors: Vec<&TensorInfo> = inventory
+        .iter()
+        .filter(|info| is_weight(info.role) && is_factor(&info.name))
+        .collect();
+    let partial = folder.join(files::partial_name(&factors_file(step), token));
+    let place = folder.join(factors_file(step));
+    let written = write_tensors(&partial, &factors, learner)
+        .and_then(|_| Ok(fs::rename(&partial, &place).map_err(failed_to("write", &place))?));
+    if written.is_err() {
+        // A full disk is a little less full then.
+        let _ = files::remove(&partial);
+    }
+    written?;
+    Ok(files::sync_directory(&folder)?)
+}
+
+fn is_factor(name: &str) -> bool {
+    [".lora_A.weight", ".lora_B.weight", ".scaling"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// The factors of one restart, as they were before they were merged.
+#[derive(Debug)]
+pub struct MergedFactors {
+    /// Update steps done then.
+    pub step: u64,
+    path: PathBuf,
+    file: File,
+}
+
+impl MergedFactors {
+    /// One of the factors.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn floats(&self, name: &str) -> Result<Option<Floats>> {
+        read_floats(&self.file, &self.path, name)
+    }
+}
+
+/// All factors that a run has kept, in the order of their restarts.
+///
+/// # Errors
+/// A folder or a file that cannot be read.
+pub fn merged_factors(run_directory: &Path) -> Result<Vec<MergedFactors>> {
+    let mut factors = Vec::new();
+    for path in files::entries(&factors_folder(run_directory))? {
+        let step = path.file_name().and_then(|name| {
+            name.to_str()?
+                .strip_prefix(STEP)?
+                .strip_suffix(".safetensors")?
+                .parse()
+                .ok()
+        });
+        if let Some(step) = step {
+            let file = File::open(&path).map_err(failed_to("read", &path))?;
+            factors.push(MergedFactors { step, path, file });
+        }
+    }
+    factors.sort_by_key(|factors| factors.step);
+    Ok(factors)
 }
 
 /// The folder of a run's checkpoints.

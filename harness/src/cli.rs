@@ -46,6 +46,8 @@ pub enum Command {
     Status(StatusOptions),
     /// Rebuild and print the tables of a suite
     Tables(TablesOptions),
+    /// Take apart what the runs of a suite have trained: singular values, ranks, angles
+    Spectra(SpectraOptions),
     /// Write a report of a suite as one Markdown file
     Report(ReportOptions),
     /// Say what is found on this machine, what is missing and how to get it
@@ -196,6 +198,16 @@ pub struct TablesOptions {
     /// Say what every column means instead of printing its values
     #[arg(long)]
     pub describe: bool,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora spectra`
+#[derive(Args, Clone, Debug)]
+pub struct SpectraOptions {
+    #[command(flatten)]
+    pub read: ReadOptions,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

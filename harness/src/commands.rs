@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod plan;
 pub mod report;
 mod request;
+pub mod spectra;
 pub mod status;
 pub mod tables;
 pub mod train;

@@ -332,6 +332,21 @@ impl Journal {
         Ok(())
     }
 
+    /// Keeps the factors that are about to be merged, where the profile asks for it: the evidence of `relora spectra`.
+    ///
+    /// # Errors
+    /// What the disk or the device says; [`LostLease`](crate::lease::LostLease).
+    pub fn keep_factors(&mut self, at: Progress, learner: &dyn Learner) -> Result<()> {
+        if !self.cell.settings.keep_factors {
+            return Ok(());
+        }
+        self.lap(Phase::Other);
+        let token = self.lease.token();
+        self.guarded(|| checkpoint::write_factors(&self.directory, at.step, learner, token))?;
+        self.lap(Phase::Training);
+        Ok(())
+    }
+
     /// Records that the factors were merged and drawn anew.
     ///
     /// # Errors

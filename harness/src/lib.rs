@@ -29,6 +29,7 @@ pub mod files;
 pub mod journal;
 pub mod lease;
 pub mod progress;
+pub mod spectra;
 pub mod stop;
 pub mod suite;
 pub mod worker;

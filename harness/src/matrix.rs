@@ -300,9 +300,8 @@ impl Cell {
         let cycles = settings.jagged || settings.optimizer_reset || cosine_cycles;
         match key {
             // Resolved in `network`, or a matter of what is kept.
-            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every" => {
-                false
-            }
+            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every"
+            | "keep_factors" => false,
             "warm_start_steps" | "schedule_span" => settings.warm_start,
             "restart_every" => settings.restarts || (cycles && settings.cycle_steps == 0),
             "cycle_steps" => cycles,

@@ -94,6 +94,7 @@ pub fn run(
         at = at.after_update(targets);
         queued.push(at);
         if algorithm.restarts.after(at.step) {
+            journal.keep_factors(at, learner)?;
             learner.restart(at.step, draws); // W += s·BA; A drawn anew, B = 0
         }
         let reset = algorithm

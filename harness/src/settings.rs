@@ -293,6 +293,8 @@ settings! {
     Size log_every: u64 = 10;
     /// Steps between checkpoints; 0: by time alone.
     Size checkpoint_every: u64 = 0;
+    /// Whether the factors are kept as they are merged, and the weights of the warm start, for `relora spectra`.
+    Size keep_factors: bool = false;
     /// Steps at full rank before the factors are attached, with the rate and schedule of `full`.
     Size warm_start_steps: u64 = 5000;
     /// Peak learning rate (of the low-rank stage, for a method with a warm start).

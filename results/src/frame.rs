@@ -12,7 +12,7 @@ pub use columns::{Description, VOLATILE_COLUMNS, describe};
 pub use read::{FrameError, read};
 pub(crate) use tables::UNRESOLVED_DIVERGED;
 
-use crate::record::{Record, RowKeys, RunResult, Session, Status, StepRecord};
+use crate::record::{Record, RowKeys, RunResult, Session, SpectrumRecord, Status, StepRecord};
 use std::collections::BTreeMap;
 
 /// One run as its directory tells it, or as it is planned.
@@ -30,6 +30,8 @@ pub struct Run {
     pub records: Vec<Record>,
     /// Its final figures, once it has ended.
     pub result: Option<RunResult>,
+    /// The spectra of what it trained, where they have been taken.
+    pub spectra: Vec<SpectrumRecord>,
 }
 
 /// All runs of a suite, in the order of the tables.
@@ -59,6 +61,7 @@ impl Run {
             sessions: Vec::new(),
             records: Vec::new(),
             result: None,
+            spectra: Vec::new(),
         }
     }
 

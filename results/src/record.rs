@@ -1,7 +1,7 @@
 //! What a run leaves on disk, as types: the harness writes them, the tables read them, nothing else crosses.
 //!
 //! A run directory holds `manifest.json` ([`Manifest`]), `metrics.jsonl` (one [`Record`] a line) and, once the run has
-//! ended for good, `result.json` ([`RunResult`]). Field names are column names; units stand at the end of a name.
+//! ended for good, `result.json` ([`RunResult`]); where somebody asked for them, `spectra.jsonl` ([`SpectrumRecord`]). Field names are column names; units stand at the end of a name.
 
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,48 @@ pub struct StopRecord {
     pub step: u64,
     /// Why, in the words of a status: `budget` or `interrupted`.
     pub reason: String,
+}
+
+/// One line of `spectra.jsonl`: the singular values of one matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpectrumRecord {
+    /// What was taken apart.
+    pub quantity: SpectrumOf,
+    /// Update steps done when it began: those of the warm start, or 0.
+    pub from_step: u64,
+    /// Update steps done when it was complete.
+    pub step: u64,
+    /// Block, from 0.
+    pub layer: u64,
+    /// The linear layer: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj` or `down_proj`.
+    pub matrix: String,
+    /// Descending.
+    pub singular_values: Vec<f64>,
+    /// The most that its rank can be: r times the products in it; absent at full rank.
+    pub rank_bound: Option<u64>,
+    /// Angles in degrees between what this product and the one before it write to; absent for the first, and for an update.
+    pub output_angles: Option<AnglesRecord>,
+    /// The same for what they read.
+    pub input_angles: Option<AnglesRecord>,
+}
+
+/// What a [`SpectrumRecord`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpectrumOf {
+    /// The final weight, product included, minus the weight at `from_step`.
+    Update,
+    /// One low-rank product s·BA, merged or about to be.
+    Product,
+}
+
+/// Principal angles between two subspaces, degrees.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnglesRecord {
+    /// The smallest.
+    pub smallest: f64,
+    /// The mean over all of them.
+    pub mean: f64,
 }
 
 /// How a run stands.

@@ -6,7 +6,7 @@ pub mod markdown;
 pub mod parquet;
 
 pub use json::json;
-pub use markdown::markdown;
+pub use markdown::{markdown, spectra};
 
 use crate::frame::Runs;
 use std::fs;

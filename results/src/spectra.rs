@@ -70,12 +70,57 @@ impl Matrix {
     pub fn new(rows: usize, columns: usize, values: Vec<f32>) -> Result<Matrix, SpectraError> {
         if rows.checked_mul(columns) != Some(values.len()) {
             let values = values.len();
-            return Err(SpectraError::Shape { rows, columns, values });
+            return Err(SpectraError::Shape {
+                rows,
+                columns,
+                values,
+            });
         }
         if !values.iter().all(|value| value.is_finite()) {
             return Err(SpectraError::NotFinite);
         }
-        Ok(Matrix { rows, columns, values })
+        Ok(Matrix {
+            rows,
+            columns,
+            values,
+        })
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Adds `scale` times this matrix times `other` to the row-major `sum`.
+    ///
+    /// # Errors
+    /// [`SpectraError::Factors`] where the three do not fit.
+    pub fn add_product(
+        &self,
+        other: &Matrix,
+        scale: f64,
+        sum: &mut [f64],
+    ) -> Result<(), SpectraError> {
+        if self.columns != other.rows || sum.len() != self.rows * other.columns {
+            return Err(SpectraError::Factors {
+                b_columns: self.columns,
+                a_rows: other.rows,
+            });
+        }
+        let product = self.dense() * other.dense();
+        for (row, sum) in sum.chunks_mut(other.columns.max(1)).enumerate() {
+            for (column, sum) in sum.iter_mut().enumerate() {
+                *sum += scale * product[(row, column)];
+            }
+        }
+        Ok(())
     }
 
     fn at(&self, row: usize, column: usize) -> f64 {
@@ -102,7 +147,10 @@ impl Spectrum {
     /// How many are below [`SMALL`].
     #[must_use]
     pub fn below_small(&self) -> usize {
-        self.singular_values.iter().filter(|value| **value < SMALL).count()
+        self.singular_values
+            .iter()
+            .filter(|value| **value < SMALL)
+            .count()
     }
 
     /// The largest; 0 of an empty matrix.
@@ -120,7 +168,11 @@ impl Spectrum {
     /// Root of the sum of their squares.
     #[must_use]
     pub fn frobenius_norm(&self) -> f64 {
-        self.singular_values.iter().map(|value| value * value).sum::<f64>().sqrt()
+        self.singular_values
+            .iter()
+            .map(|value| value * value)
+            .sum::<f64>()
+            .sqrt()
     }
 
     /// exp of the entropy of σ / Σσ (Roy and Vetterli, 2007); 0 of a zero matrix.
@@ -131,7 +183,10 @@ impl Spectrum {
             return 0.0;
         }
         let shares = self.singular_values.iter().map(|value| value / sum);
-        let entropy: f64 = shares.filter(|share| *share > 0.0).map(|share| -share * share.ln()).sum();
+        let entropy: f64 = shares
+            .filter(|share| *share > 0.0)
+            .map(|share| -share * share.ln())
+            .sum();
         entropy.exp()
     }
 
@@ -142,14 +197,20 @@ impl Spectrum {
         if largest == 0.0 {
             return 0.0;
         }
-        self.singular_values.iter().map(|value| (value / largest).powi(2)).sum()
+        self.singular_values
+            .iter()
+            .map(|value| (value / largest).powi(2))
+            .sum()
     }
 
     /// How many are above [`RANK_TOLERANCE`] of the largest.
     #[must_use]
     pub fn numerical_rank(&self) -> usize {
         let least = RANK_TOLERANCE * self.largest();
-        self.singular_values.iter().filter(|value| **value > least).count()
+        self.singular_values
+            .iter()
+            .filter(|value| **value > least)
+            .count()
     }
 }
 
@@ -160,12 +221,22 @@ pub fn histogram(values: impl Iterator<Item = f64>) -> [f64; BINS] {
     let width = HISTOGRAM_END / BINS as f64;
     let mut counts = [0_u64; BINS];
     for value in values.filter(|value| (0.0..=HISTOGRAM_END).contains(value)) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and 50")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "within 0 and 50"
+        )]
         let bin = (value / width) as usize;
         counts[bin.min(BINS - 1)] += 1;
     }
     let inside: u64 = counts.iter().sum();
-    counts.map(|count| if inside == 0 { 0.0 } else { count as f64 / (inside as f64 * width) })
+    counts.map(|count| {
+        if inside == 0 {
+            0.0
+        } else {
+            count as f64 / (inside as f64 * width)
+        }
+    })
 }
 
 /// The singular values of a matrix of weights, in f64.
@@ -173,18 +244,29 @@ pub fn histogram(values: impl Iterator<Item = f64>) -> [f64; BINS] {
 /// # Errors
 /// [`SpectraError::NoConvergence`].
 pub fn spectrum(matrix: &Matrix) -> Result<Spectrum, SpectraError> {
-    let dense = if matrix.rows >= matrix.columns { matrix.dense() } else { matrix.transposed() };
+    let dense = if matrix.rows >= matrix.columns {
+        matrix.dense()
+    } else {
+        matrix.transposed()
+    };
     // The eigenvalues of MᵀM are their squares. Squaring halves the digits of f64, which still leaves more than the weights'
     // own f32 has, and takes a fifth of the time.
     let gram = dense.transpose() * &dense;
     let eigenvalues = gram.self_adjoint_eigenvalues(Side::Lower);
     let eigenvalues = eigenvalues.map_err(|_| no_convergence(matrix))?;
-    let singular_values = eigenvalues.iter().rev().map(|value| value.max(0.0).sqrt()).collect();
+    let singular_values = eigenvalues
+        .iter()
+        .rev()
+        .map(|value| value.max(0.0).sqrt())
+        .collect();
     Ok(Spectrum { singular_values })
 }
 
 fn no_convergence(matrix: &Matrix) -> SpectraError {
-    SpectraError::NoConvergence { rows: matrix.rows, columns: matrix.columns }
+    SpectraError::NoConvergence {
+        rows: matrix.rows,
+        columns: matrix.columns,
+    }
 }
 
 /// A merged product s·BA: its singular values and the directions that it reads and writes.
@@ -204,7 +286,10 @@ pub struct Product {
 /// [`SpectraError::Factors`], [`SpectraError::NoConvergence`].
 pub fn product(b: &Matrix, a: &Matrix, scale: f64) -> Result<Product, SpectraError> {
     if b.columns != a.rows {
-        return Err(SpectraError::Factors { b_columns: b.columns, a_rows: a.rows });
+        return Err(SpectraError::Factors {
+            b_columns: b.columns,
+            a_rows: a.rows,
+        });
     }
     // BA = Q_b (R_b R_aᵀ) Q_aᵀ: the small matrix in the middle has its singular values.
     let (b_qr, a_qr) = (b.dense().qr(), a.transposed().qr());
@@ -216,7 +301,11 @@ pub fn product(b: &Matrix, a: &Matrix, scale: f64) -> Result<Product, SpectraErr
     let rank = spectrum.numerical_rank();
     let output_space = b_basis * svd.U().subcols(0, rank);
     let input_space = a_basis * svd.V().subcols(0, rank);
-    Ok(Product { spectrum, output_space, input_space })
+    Ok(Product {
+        spectrum,
+        output_space,
+        input_space,
+    })
 }
 
 /// Principal angles between what two products write to, or read from, in degrees.
@@ -251,13 +340,139 @@ fn angles(one: &Mat<f64>, other: &Mat<f64>) -> Result<Option<Angles>, SpectraErr
         return Ok(None);
     }
     let between = one.transpose() * other;
-    let cosines = between.singular_values().map_err(|_| SpectraError::NoConvergence {
-        rows: between.nrows(),
-        columns: between.ncols(),
-    })?;
-    let degrees: Vec<f64> =
-        cosines.iter().map(|cosine| libm::acos(cosine.clamp(0.0, 1.0)).to_degrees()).collect();
+    let cosines = between
+        .singular_values()
+        .map_err(|_| SpectraError::NoConvergence {
+            rows: between.nrows(),
+            columns: between.ncols(),
+        })?;
+    let degrees: Vec<f64> = cosines
+        .iter()
+        .map(|cosine| libm::acos(cosine.clamp(0.0, 1.0)).to_degrees())
+        .collect();
     let mean = degrees.iter().sum::<f64>() / degrees.len() as f64;
     // Descending cosines are ascending angles.
-    Ok(degrees.first().map(|smallest| Angles { smallest: *smallest, mean }))
+    Ok(degrees.first().map(|smallest| Angles {
+        smallest: *smallest,
+        mean,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Matrix {
+        let values = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        Matrix::new(
+            rows,
+            columns,
+            values.map(|(row, column)| value(row, column)).collect(),
+        )
+        .expect("a matrix")
+    }
+
+    /// Deterministic and full of different numbers in [-1, 1].
+    fn wild(row: usize, column: usize) -> f32 {
+        ((row * 37 + column * 101 + row * column * 7) as f32).sin()
+    }
+
+    /// Two axes of a plane and one outside it: by construction 0 and 90 degrees.
+    #[test]
+    fn angles_are_zero_within_a_space_and_ninety_across_it() {
+        let unit = |axis: usize| matrix(6, 1, move |row, _| f32::from(u8::from(row == axis)));
+        let reads = matrix(1, 4, wild);
+        let of = |axis| product(&unit(axis), &reads, 1.0).expect("a product");
+        let (same, across) = (of(2).output_angles(&of(2)), of(2).output_angles(&of(5)));
+        assert!(same.expect("angles").expect("some").mean < 1e-6);
+        assert!((across.expect("angles").expect("some").smallest - 90.0).abs() < 1e-6);
+        // They read the same.
+        assert!(
+            of(2)
+                .input_angles(&of(5))
+                .expect("angles")
+                .expect("some")
+                .mean
+                < 1e-4
+        );
+    }
+
+    /// A product is taken apart without being formed: the same as forming it.
+    #[test]
+    fn the_spectrum_of_a_product_is_that_of_the_matrix() {
+        let (b, a) = (
+            matrix(20, 3, wild),
+            matrix(3, 30, |row, column| wild(column + 5, row)),
+        );
+        let mut formed = vec![0.0; 600];
+        b.add_product(&a, 0.25, &mut formed).expect("they fit");
+        let formed = matrix(20, 30, |row, column| formed[row * 30 + column] as f32);
+        let (ours, whole) = (
+            product(&b, &a, 0.25).expect("a product"),
+            spectrum(&formed).expect("a spectrum"),
+        );
+        assert_eq!(ours.spectrum.singular_values.len(), 3);
+        assert_eq!(whole.numerical_rank(), 3);
+        for (ours, whole) in ours
+            .spectrum
+            .singular_values
+            .iter()
+            .zip(&whole.singular_values)
+        {
+            assert!(
+                (ours - whole).abs() < 1e-6 * whole.max(1.0),
+                "{ours} {whole}"
+            );
+        }
+    }
+
+    /// The matrices of a 350M model on one core each: 1024 and 2736 wide. A truth of minutes, so by hand:
+    /// `cargo test -p results spectra -- --ignored --nocapture` (or `just spectra-time`).
+    #[test]
+    #[ignore = "a measurement"]
+    fn how_long_the_matrices_of_a_large_model_take() {
+        for (rows, columns) in [(1024, 1024), (2736, 1024)] {
+            let weights = matrix(rows, columns, wild);
+            let started = std::time::Instant::now();
+            let values = spectrum(&weights)
+                .expect("a spectrum")
+                .singular_values
+                .len();
+            eprintln!(
+                "{rows} x {columns}: {values} singular values in {:?}",
+                started.elapsed()
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_matrix_is_refused() {
+        assert!(matches!(
+            Matrix::new(2, 3, vec![0.0; 5]),
+            Err(SpectraError::Shape { .. })
+        ));
+        assert_eq!(
+            Matrix::new(1, 1, vec![f32::NAN]),
+            Err(SpectraError::NotFinite)
+        );
+        let (b, a) = (matrix(4, 2, wild), matrix(3, 4, wild));
+        assert!(matches!(
+            product(&b, &a, 1.0),
+            Err(SpectraError::Factors { .. })
+        ));
+    }
+
+    #[test]
+    fn a_zero_matrix_has_no_rank_and_no_angles() {
+        let zero = product(&matrix(5, 2, |_, _| 0.0), &matrix(2, 5, wild), 1.0).expect("a product");
+        let Spectrum { .. } = zero.spectrum;
+        assert_eq!(
+            (
+                zero.spectrum.numerical_rank(),
+                zero.spectrum.effective_rank()
+            ),
+            (0, 0.0)
+        );
+        assert_eq!(zero.output_angles(&zero), Ok(None));
+    }
 }

@@ -3,6 +3,7 @@
 mod layers;
 mod network;
 mod schedules;
+mod spectra;
 mod trajectories;
 
 use std::collections::BTreeMap;
@@ -290,7 +291,7 @@ pub fn cases(folder: &Folder) -> Result<Vec<Case>, String> {
         } else if known(&["configs"]) {
             cases.extend(network::parameter_counts(stem, &recording));
         } else if known(&["small", "deltas"]) {
-            // Next.
+            cases.extend(spectra::cases(folder, stem, &recording));
         } else {
             return Err(format!("{file} is of a kind that nobody knows"));
         }

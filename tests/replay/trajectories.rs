@@ -98,6 +98,15 @@ pub fn case(folder: &Folder, stem: &str, recording: Value) -> Case {
     })
 }
 
+/// The weights with which our replay of a recorded run ends, product merged, by name.
+pub fn replayed_weights(folder: &Folder, stem: &str) -> Result<BTreeMap<String, Vec<f32>>, String> {
+    let run = folder.json(&format!("{stem}.json"))?;
+    let recording = Recording::open(folder, &format!("{stem}.safetensors"), run)?;
+    Ok(Replay::run(&recording)
+        .map_err(|error| format!("{error:#}"))?
+        .merged)
+}
+
 struct Recording {
     /// What happened, update by update.
     run: Value,

@@ -3,8 +3,8 @@
 
 use burn_flex::Flex;
 use models::{
-    AdamW, Base, Batch, Device, FactorInit, Learner, LowRank, Network, Precision, Scaling,
-    Seeded, TensorRole,
+    AdamW, Base, Batch, Device, FactorInit, Learner, LowRank, Network, Precision, Scaling, Seeded,
+    TensorRole,
 };
 
 /// CPU tensors of two dimensions.

@@ -173,7 +173,14 @@ fn read_run(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Found, Fra
             (None, false) => Found::Nothing,
         });
     };
-    let records = records(&directory.join("metrics.jsonl"))?;
+    let records: Vec<Record> = lines(
+        &directory.join("metrics.jsonl"),
+        "one record, an object whose `type` is step, evaluation, restart, reset or stop",
+    )?;
+    let spectra = lines(
+        &directory.join("spectra.jsonl"),
+        "the singular values of one matrix",
+    )?;
     let result = result(&directory.join("result.json"))?;
     let status = match (&result, records.last()) {
         (Some(result), _) => result.status,
@@ -196,6 +203,7 @@ fn read_run(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Found, Fra
         sessions: manifest.sessions,
         records,
         result,
+        spectra,
     })))
 }
 
@@ -228,8 +236,8 @@ fn result(path: &Path) -> Result<Option<RunResult>, FrameError> {
     }
 }
 
-/// Whole lines of `metrics.jsonl`; a last line without its line feed was cut off by a kill.
-fn records(path: &Path) -> Result<Vec<Record>, FrameError> {
+/// Whole lines of a file of records; a last line without its line feed was cut off by a kill.
+fn lines<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<Vec<T>, FrameError> {
     let Some(bytes) = bytes(path)? else {
         return Ok(Vec::new());
     };
@@ -240,9 +248,8 @@ fn records(path: &Path) -> Result<Vec<Record>, FrameError> {
         .split(|&byte| byte == b'\n')
         .enumerate()
         .map(|(index, line)| {
-            serde_json::from_slice(line).map_err(|error| {
-                malformed(path, index + 1, &error, "one record, an object whose `type` is step, evaluation, restart, reset or stop")
-            })
+            serde_json::from_slice(line)
+                .map_err(|error| malformed(path, index + 1, &error, expected))
         })
         .collect()
 }

@@ -2,7 +2,8 @@
 
 use super::{Run, Runs};
 use crate::published::{self, Published};
-use crate::record::{Record, RowKeys, RunResult, Status};
+use crate::record::{AnglesRecord, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord, Status};
+use crate::spectra::{self, Spectrum};
 use crate::statistics::{Difference, Estimate, LEVEL, SIGNIFICANCE, holm, mean_interval, paired};
 use polars::prelude::{Column, DataFrame, NamedFrom, Series};
 
@@ -18,6 +19,8 @@ impl Runs {
             ("memory", self.memory()),
             ("curves", self.curves()),
             ("events", self.events()),
+            ("spectra", self.spectra()),
+            ("spectra_histogram", self.spectra_histogram()),
         ]
     }
 
@@ -303,6 +306,107 @@ impl Runs {
         table(columns)
     }
 
+    /// Singular values, summed up: one row for each matrix of each run whose spectra have been taken.
+    #[must_use]
+    pub fn spectra(&self) -> DataFrame {
+        let rows: Vec<(&RowKeys, &SpectrumRecord, Spectrum)> = self
+            .iter()
+            .flat_map(|run| {
+                run.spectra.iter().map(|record| {
+                    let singular_values = record.singular_values.clone();
+                    (&run.row, record, Spectrum { singular_values })
+                })
+            })
+            .collect();
+        let mut columns = keys(&rows, |(row, ..)| row);
+        columns.extend([
+            column("seed", &rows, |(row, ..)| row.seed),
+            column("quantity", &rows, |(_, record, _)| quantity(record)),
+            column("from_step", &rows, |(_, record, _)| record.from_step),
+            column("step", &rows, |(_, record, _)| record.step),
+            column("layer", &rows, |(_, record, _)| record.layer),
+            column("matrix", &rows, |(_, record, _)| record.matrix.clone()),
+            column("singular_values", &rows, |(.., spectrum)| {
+                spectrum.singular_values.len() as u64
+            }),
+            column("below_0_1", &rows, |(.., spectrum)| {
+                spectrum.below_small() as u64
+            }),
+            column("largest", &rows, |(.., spectrum)| spectrum.largest()),
+            column("frobenius_norm", &rows, |(.., spectrum)| {
+                spectrum.frobenius_norm()
+            }),
+            column("nuclear_norm", &rows, |(.., spectrum)| {
+                spectrum.nuclear_norm()
+            }),
+            column("effective_rank", &rows, |(.., spectrum)| {
+                spectrum.effective_rank()
+            }),
+            column("stable_rank", &rows, |(.., spectrum)| {
+                spectrum.stable_rank()
+            }),
+            column("numerical_rank", &rows, |(.., spectrum)| {
+                spectrum.numerical_rank() as u64
+            }),
+            column("rank_bound", &rows, |(_, record, _)| record.rank_bound),
+        ]);
+        for (name, angles) in [
+            (
+                "output_angle",
+                (|record| record.output_angles) as fn(&SpectrumRecord) -> Option<AnglesRecord>,
+            ),
+            ("input_angle", |record| record.input_angles),
+        ] {
+            let smallest = |(_, record, _): &(&RowKeys, &SpectrumRecord, Spectrum)| {
+                angles(record).map(|angles| angles.smallest)
+            };
+            let mean = |(_, record, _): &(&RowKeys, &SpectrumRecord, Spectrum)| {
+                angles(record).map(|angles| angles.mean)
+            };
+            columns.push(column(&format!("{name}_smallest_degrees"), &rows, smallest));
+            columns.push(column(&format!("{name}_mean_degrees"), &rows, mean));
+        }
+        table(columns)
+    }
+
+    /// The paper's figure 4 as numbers: for each run and matrix, the density of the singular values of the update over all
+    /// layers, in long form.
+    #[must_use]
+    pub fn spectra_histogram(&self) -> DataFrame {
+        let mut rows = Vec::new();
+        for run in self.iter() {
+            let updates = || {
+                run.spectra
+                    .iter()
+                    .filter(|record| record.quantity == SpectrumOf::Update)
+            };
+            let mut matrices: Vec<&str> = Vec::new();
+            for record in updates() {
+                if !matrices.contains(&record.matrix.as_str()) {
+                    matrices.push(&record.matrix);
+                }
+            }
+            for matrix in matrices {
+                let values = updates()
+                    .filter(|record| record.matrix == matrix)
+                    .flat_map(|record| record.singular_values.iter().copied());
+                for (bin, density) in spectra::histogram(values).into_iter().enumerate() {
+                    rows.push((&run.row, matrix, bin, density));
+                }
+            }
+        }
+        let edge = |bin: usize| spectra::HISTOGRAM_END * bin as f64 / spectra::BINS as f64;
+        let mut columns = keys(&rows, |(row, ..)| row);
+        columns.extend([
+            column("seed", &rows, |(row, ..)| row.seed),
+            column("matrix", &rows, |(_, matrix, ..)| (*matrix).to_owned()),
+            column("bin_low", &rows, |(_, _, bin, _)| edge(*bin)),
+            column("bin_high", &rows, |(_, _, bin, _)| edge(bin + 1)),
+            column("density", &rows, |(.., density)| *density),
+        ]);
+        table(columns)
+    }
+
     /// Groups of every size, each compared with the group that stands for `reference` at that size.
     fn compared(&self, reference: &str) -> Vec<Compared<'_>> {
         let runs: Vec<&Run> = self.iter().collect();
@@ -315,6 +419,13 @@ impl Runs {
 /// The verdict on a difference that favours a side which diverged on some seeds: the seeds that it survived say nothing of
 /// those that it did not.
 pub(crate) const UNRESOLVED_DIVERGED: &str = "unresolved: diverged";
+
+fn quantity(record: &SpectrumRecord) -> &'static str {
+    match record.quantity {
+        SpectrumOf::Update => "update",
+        SpectrumOf::Product => "product",
+    }
+}
 
 /// A row of `curves`.
 struct Point<'a> {

@@ -3,6 +3,10 @@
 //! Digits follow the interval: a number is shown down to the second significant digit of its half-width, and a number that
 //! has no interval says `n = 1`. Everything is taken from the frames, so nothing stands here that is not in the CSV files.
 
+mod spectra;
+
+pub use spectra::spectra;
+
 use crate::frame::{Runs, UNRESOLVED_DIVERGED};
 use crate::record::Status;
 use crate::statistics::{Estimate, Interval, LEVEL, SIGNIFICANCE};

@@ -1,0 +1,58 @@
+//! `relora spectra`: singular values of what the runs of a suite have trained.
+
+use results::record::Status;
+use results::render;
+
+use super::{print, print_json, suite_directory, tables};
+use crate::cli::SpectraOptions;
+use crate::exit::{Exit, UserError};
+use crate::plan::Plan;
+use crate::progress::warn;
+use crate::spectra;
+
+/// Takes the spectra of every complete run that has none yet, writes the tables anew and prints a summary.
+///
+/// # Errors
+/// A suite that is not there or cannot be read, a run without the checkpoints that it takes, a disk that is full.
+pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
+    let suite = suite_directory(options.read.suite.as_deref())?;
+    let plan = Plan::read(&suite)?;
+    let complete: Vec<String> = tables::runs(&suite)?
+        .iter()
+        .filter(|run| run.status == Status::Complete)
+        .map(|run| format!("{}-{}-seed{}", run.row.size, run.row.method, run.row.seed))
+        .collect();
+    let cells: Vec<_> = plan
+        .cells
+        .iter()
+        .filter(|cell| complete.contains(&cell.directory()))
+        .collect();
+    if cells.is_empty() {
+        let message = format!(
+            "{} has no complete run to take the spectra of",
+            suite.display()
+        );
+        return Err(UserError::new(message)
+            .hint("run the command that made the suite again")
+            .into());
+    }
+    for cell in cells {
+        let directory = suite.join(cell.directory());
+        if !spectra::taken(&directory) {
+            warn(&format!("spectra of {}", cell.directory()));
+            spectra::write(&directory, &spectra::of_run(cell, &suite)?)?;
+        }
+    }
+    let runs = tables::runs(&suite)?;
+    let folder = tables::write(&runs, &suite)?;
+    if options.json {
+        print_json(&render::json(&runs.spectra()))?;
+    } else {
+        print(&format!(
+            "{}\n{}",
+            render::spectra(&runs),
+            folder.join("spectra.csv").display()
+        ))?;
+    }
+    Ok(Exit::Success)
+}

@@ -1,0 +1,325 @@
+//! The spectra of one run, from what it has left on disk: the weights it ended with, those of its warm start, and the
+//! factors of every restart. The arithmetic is [`results::spectra`]'s.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use models::{Draw, DrawRole, Draws, Scaling, Seeded};
+use rayon::prelude::*;
+use results::record::{AnglesRecord, SpectrumOf, SpectrumRecord};
+use results::spectra::{Angles, Matrix, Product, product, spectrum};
+
+use crate::algorithm::MethodSwitches;
+use crate::checkpoint::{self, Checkpoint, Floats, MergedFactors};
+use crate::files;
+use crate::matrix::Cell;
+use crate::settings::BaseName;
+
+/// The linear layers of a block, by their paths in the network: those of the paper's figure 4 (query, key, value, up, down)
+/// and the two that it leaves out.
+const LAYERS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// What an update is measured from.
+enum Start {
+    /// The weights at the end of a warm start.
+    Checkpoint(Checkpoint),
+    /// The weights as they were drawn.
+    Drawn(Seeded),
+    /// Nothing: the base has been zero from the first step.
+    Zero,
+}
+
+impl Start {
+    /// The weights of the same `full` run from which the methods with a warm start begin, for all that share its network:
+    /// so that full rank and low rank are compared over the same steps. Else the run's own beginning.
+    fn of(cell: &Cell, suite: &Path) -> Result<(u64, Start)> {
+        let settings = &cell.settings;
+        let warm_start_steps = settings.warm_start_steps;
+        let full = cell.warm_start_cell().map(|full| full.directory());
+        let own = cell.hands_over || settings.warm_start;
+        let candidates = [own.then(|| cell.directory()), full];
+        for directory in candidates.into_iter().flatten() {
+            let folder = checkpoint::folder(&suite.join(directory));
+            let place = checkpoint::at_step(&folder, warm_start_steps);
+            if place.is_dir() {
+                return Ok((
+                    warm_start_steps,
+                    Start::Checkpoint(Checkpoint::open(&place)?),
+                ));
+            }
+        }
+        ensure!(
+            !settings.warm_start,
+            "{} has kept no checkpoint of its warm start: set keep_factors = true before it trains",
+            cell.directory()
+        );
+        let start = match settings.base {
+            BaseName::Keep => Start::Drawn(Seeded { seed: cell.seed }),
+            BaseName::Zero | BaseName::None if settings.low_rank => Start::Zero,
+            BaseName::Zero | BaseName::None => Start::Drawn(Seeded { seed: cell.seed }),
+        };
+        Ok((0, start))
+    }
+
+    /// The weight of one layer then; none where it was zero.
+    fn weight(&self, module: &str, shape: [usize; 2]) -> Result<Option<Vec<f32>>> {
+        let name = format!("{module}.weight");
+        Ok(match self {
+            Start::Checkpoint(checkpoint) => checkpoint.floats(&name)?.map(|floats| floats.values),
+            Start::Drawn(draws) => Some(draws.values(&Draw {
+                name: &name,
+                role: DrawRole::Weight,
+                step: 0,
+                shape,
+            })),
+            Start::Zero => None,
+        })
+    }
+}
+
+/// The spectra of a run that is complete: for each linear layer that of its whole update, and those of all products that
+/// were merged into it.
+///
+/// # Errors
+/// A checkpoint that is missing or damaged, weights that are not finite.
+pub fn of_run(cell: &Cell, suite: &Path) -> Result<Vec<SpectrumRecord>> {
+    let directory = suite.join(cell.directory());
+    let end = checkpoint::at_step(&checkpoint::folder(&directory), cell.settings.steps);
+    let end = Checkpoint::open(&end)
+        .with_context(|| format!("{} has no checkpoint of its end", cell.directory()))?;
+    let (from_step, start) = Start::of(cell, suite)?;
+    let restarts = checkpoint::merged_factors(&directory)?;
+    let layers = cell.network().layers;
+    let modules: Vec<(usize, &str)> = (0..layers)
+        .flat_map(|layer| LAYERS.map(|name| (layer, name)))
+        .collect();
+    let run = RunOnDisk {
+        cell,
+        start,
+        from_step,
+        restarts,
+        end,
+    };
+    let records: Result<Vec<Vec<SpectrumRecord>>> = modules
+        .par_iter()
+        .map(|(layer, name)| run.layer(*layer, name))
+        .collect();
+    Ok(records?.into_iter().flatten().collect())
+}
+
+struct RunOnDisk<'a> {
+    cell: &'a Cell,
+    start: Start,
+    from_step: u64,
+    restarts: Vec<MergedFactors>,
+    end: Checkpoint,
+}
+
+impl RunOnDisk<'_> {
+    fn layer(&self, layer: usize, name: &str) -> Result<Vec<SpectrumRecord>> {
+        let module = format!("model.layers.{layer}.{name}");
+        let record = |quantity, step, singular_values| SpectrumRecord {
+            quantity,
+            from_step: self.from_step,
+            step,
+            layer: layer as u64,
+            matrix: name.rsplit('.').next().unwrap_or(name).to_owned(),
+            singular_values,
+            rank_bound: None,
+            output_angles: None,
+            input_angles: None,
+        };
+        let mut records = Vec::new();
+        let mut before: Option<Product> = None;
+        let mut from_step = self.from_step;
+        for factors in &self.restarts {
+            let product = self.product(&module, |name| factors.floats(name))?;
+            let product = product
+                .with_context(|| format!("the factors of step {} lack {module}", factors.step))?;
+            records.push(self.record_of_product(
+                record(SpectrumOf::Product, factors.step, Vec::new()),
+                from_step,
+                &product,
+                before.as_ref(),
+            )?);
+            (before, from_step) = (Some(product), factors.step);
+        }
+        let steps = self.cell.settings.steps;
+        if let Some(product) = self.product(&module, |name| self.end.floats(name))? {
+            records.push(self.record_of_product(
+                record(SpectrumOf::Product, steps, Vec::new()),
+                from_step,
+                &product,
+                before.as_ref(),
+            )?);
+        }
+        let update = self.update(&module)?;
+        let mut whole = record(
+            SpectrumOf::Update,
+            steps,
+            spectrum(&update)?.singular_values,
+        );
+        if self.cell.settings.low_rank && (self.from_step > 0 || !self.cell.settings.warm_start) {
+            let merges = if self.cell.settings.restarts {
+                self.merges()?
+            } else {
+                0
+            };
+            let most = whole.singular_values.len() as u64;
+            whole.rank_bound = Some((self.cell.settings.rank * (merges + 1)).min(most));
+        }
+        records.insert(0, whole);
+        Ok(records)
+    }
+
+    /// Restarts of the run, by its algorithm: they are kept on disk only where the profile asks for it.
+    fn merges(&self) -> Result<u64> {
+        let algorithm = self.cell.algorithm()?;
+        Ok((1..=algorithm.steps)
+            .filter(|done| algorithm.restarts.after(*done))
+            .count() as u64)
+    }
+
+    fn record_of_product(
+        &self,
+        record: SpectrumRecord,
+        from_step: u64,
+        product: &Product,
+        before: Option<&Product>,
+    ) -> Result<SpectrumRecord> {
+        let angles = |angles: Option<Angles>| {
+            angles.map(|Angles { smallest, mean }| AnglesRecord { smallest, mean })
+        };
+        let (output, input) = match before {
+            Some(before) => (
+                product.output_angles(before)?,
+                product.input_angles(before)?,
+            ),
+            None => (None, None),
+        };
+        Ok(SpectrumRecord {
+            from_step,
+            singular_values: product.spectrum.singular_values.clone(),
+            rank_bound: Some(self.cell.settings.rank),
+            output_angles: angles(output),
+            input_angles: angles(input),
+            ..record
+        })
+    }
+
+    /// s·BA of the factors that `floats` finds; none where the layer has no factors.
+    fn product(
+        &self,
+        module: &str,
+        floats: impl Fn(&str) -> Result<Option<Floats>>,
+    ) -> Result<Option<Product>> {
+        let Some((b, a, scale)) = self.factors(module, floats)? else {
+            return Ok(None);
+        };
+        Ok(Some(product(&b, &a, scale)?))
+    }
+
+    fn factors(
+        &self,
+        module: &str,
+        floats: impl Fn(&str) -> Result<Option<Floats>>,
+    ) -> Result<Option<(Matrix, Matrix, f64)>> {
+        let Some(low_rank) = MethodSwitches::of(&self.cell.settings).low_rank else {
+            return Ok(None);
+        };
+        let (Some(b), Some(a)) = (
+            floats(&format!("{module}.lora_B.weight"))?,
+            floats(&format!("{module}.lora_A.weight"))?,
+        ) else {
+            return Ok(None);
+        };
+        let scale = match low_rank.scaling {
+            Scaling::Fixed(scale) => scale,
+            Scaling::TanhScalar => {
+                let scalar = floats(&format!("{module}.scaling"))?;
+                let scalar = scalar.and_then(|scalar| scalar.values.first().copied());
+                f64::from(scalar.with_context(|| format!("{module} has no scaling"))?).tanh()
+            }
+        };
+        Ok(Some((matrix(b)?, matrix(a)?, scale)))
+    }
+
+    /// The final weight, product included, minus the one at the start.
+    fn update(&self, module: &str) -> Result<Matrix> {
+        let weight = self.end.floats(&format!("{module}.weight"))?;
+        let factors = self.factors(module, |name| self.end.floats(name))?;
+        let shape = match (&weight, &factors) {
+            (Some(weight), _) => sides(&weight.shape)?,
+            (None, Some((b, a, _))) => [b.rows(), a.columns()],
+            (None, None) => anyhow::bail!("the last checkpoint lacks {module}"),
+        };
+        let [rows, columns] = shape;
+        let start = self.start.weight(module, shape)?;
+        let mut update: Vec<f64> = weight.map_or_else(
+            || vec![0.0; rows * columns],
+            |weight| {
+                weight
+                    .values
+                    .iter()
+                    .map(|value| f64::from(*value))
+                    .collect()
+            },
+        );
+        if let Some(start) = start {
+            ensure!(
+                start.len() == update.len(),
+                "{module} had another shape at its start"
+            );
+            update
+                .iter_mut()
+                .zip(start)
+                .for_each(|(update, start)| *update -= f64::from(start));
+        }
+        if let Some((b, a, scale)) = factors {
+            b.add_product(&a, scale, &mut update)?;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "as weights are")]
+        let update = update.into_iter().map(|value| value as f32).collect();
+        Ok(Matrix::new(rows, columns, update)?)
+    }
+}
+
+fn sides(shape: &[usize]) -> Result<[usize; 2]> {
+    <[usize; 2]>::try_from(shape)
+        .with_context(|| format!("a tensor of shape {shape:?} is no matrix"))
+}
+
+fn matrix(floats: Floats) -> Result<Matrix> {
+    let [rows, columns] = sides(&floats.shape)?;
+    Ok(Matrix::new(rows, columns, floats.values)?)
+}
+
+/// Where a run keeps its spectra.
+const FILE: &str = "spectra.jsonl";
+
+/// Whether the spectra of a run have been taken.
+#[must_use]
+pub fn taken(run_directory: &Path) -> bool {
+    run_directory.join(FILE).is_file()
+}
+
+/// Leaves the spectra of a run in its directory, one record a line.
+///
+/// # Errors
+/// What the disk says.
+pub fn write(run_directory: &Path, records: &[SpectrumRecord]) -> Result<()> {
+    let mut text = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut text, record)?;
+        text.push(b'\n');
+    }
+    files::write_atomically(&run_directory.join(FILE), &text)
+}
