@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -213,10 +213,7 @@ impl Checkpoint {
                 );
                 let (begin, end) = there.data_offsets;
                 let mut bytes = vec![0; end - begin];
-                let mut file = file;
-                file.seek(SeekFrom::Start(data_start + begin as u64))
-                    .map_err(failed_to("read", &path))?;
-                file.read_exact(&mut bytes)
+                files::read_exact_at(file, &mut bytes, data_start + begin as u64)
                     .map_err(failed_to("read", &path))?;
                 learner.write(&info.name, &bytes)?;
             }
@@ -254,7 +251,7 @@ pub struct Floats {
 }
 
 /// A tensor of a safetensors file, if it is there. Only its own bytes are read.
-fn read_floats(mut file: &File, path: &Path, name: &str) -> Result<Option<Floats>> {
+fn read_floats(file: &File, path: &Path, name: &str) -> Result<Option<Floats>> {
     let (metadata, data_start) =
         read_header(file).with_context(|| format!("{} has no readable header", path.display()))?;
     let Some(info) = metadata.info(name) else {
@@ -262,9 +259,7 @@ fn read_floats(mut file: &File, path: &Path, name: &str) -> Result<Option<Floats
     };
     let (begin, end) = info.data_offsets;
     let mut bytes = vec![0; end - begin];
-    file.seek(SeekFrom::Start(data_start + begin as u64))
-        .map_err(failed_to("read", path))?;
-    file.read_exact(&mut bytes)
+    files::read_exact_at(file, &mut bytes, data_start + begin as u64)
         .map_err(failed_to("read", path))?;
     let values = match info.dtype.to_string().as_str() {
         "F32" => bytes
@@ -594,18 +589,17 @@ fn header(tensors: &[&TensorInfo]) -> Result<Vec<u8>> {
 }
 
 /// The header of a safetensors file and where its data starts.
-fn read_header(mut file: &File) -> Result<(Metadata, u64)> {
+fn read_header(file: &File) -> Result<(Metadata, u64)> {
     let whole = file.metadata()?.len();
     let mut length = [0; 8];
-    file.seek(SeekFrom::Start(0))?;
-    file.read_exact(&mut length)?;
+    files::read_exact_at(file, &mut length, 0)?;
     let length = u64::from_le_bytes(length);
     ensure!(
         length <= whole.saturating_sub(8),
         "its length is {length} bytes, the file's {whole}"
     );
     let mut text = vec![0; usize::try_from(length)?];
-    file.read_exact(&mut text)?;
+    files::read_exact_at(file, &mut text, 8)?;
     Ok((serde_json::from_slice(&text)?, 8 + length))
 }
 
