@@ -50,6 +50,8 @@ pub enum Command {
     Spectra(SpectraOptions),
     /// Write a report of a suite as one Markdown file
     Report(ReportOptions),
+    /// Say in which choices two published recipes differ, and where each is from
+    Explain(ExplainOptions),
     /// Say what is found on this machine, what is missing and how to get it
     Doctor(DoctorOptions),
     /// Print a completion script for a shell
@@ -208,6 +210,23 @@ pub struct TablesOptions {
 pub struct SpectraOptions {
     #[command(flatten)]
     pub read: ReadOptions,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora explain`
+#[derive(Args, Clone, Debug)]
+pub struct ExplainOptions {
+    /// Dialect: default, paper-2023-05, official-head or galore-table
+    #[arg(long, value_name = "NAME")]
+    pub dialect: String,
+    /// The one to hold beside it
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub versus: String,
+    /// Only for methods of this preset [default: all]
+    #[arg(long, value_name = "PRESET")]
+    pub method: Option<String>,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

@@ -14,6 +14,7 @@ use crate::exit::{ReaderGone, UserError};
 pub mod bench_all;
 pub mod completions;
 pub mod doctor;
+pub mod explain;
 pub mod plan;
 pub mod report;
 mod request;

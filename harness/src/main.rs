@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Train(options) => commands::train::run(options),
         Command::Status(options) => commands::status::run(options),
         Command::Tables(options) => commands::tables::run(options),
+        Command::Explain(options) => commands::explain::run(options),
         Command::Spectra(options) => commands::spectra::run(options),
         Command::Report(options) => commands::report::run(options),
         Command::Doctor(options) => commands::doctor::run(options),

@@ -603,7 +603,7 @@ impl Profile {
             .find(|dialect| dialect.name == self.dialect);
         lay_data(
             &mut settings,
-            dialect.map_or_else(Vec::new, |dialect| (dialect.layer)(&preset)),
+            dialect.map_or_else(Vec::new, |dialect| dialect.layer(&preset)),
         );
         // A method derived from another takes over what the profile says of that one.
         let mut names = vec![preset.as_str(), method];
@@ -1083,7 +1083,7 @@ mod tests {
         let dialects = recipe::DIALECTS.iter().flat_map(|dialect| {
             recipe::PRESETS
                 .iter()
-                .flat_map(|preset| (dialect.layer)(preset.name))
+                .flat_map(|preset| dialect.layer(preset.name))
         });
         for (key, value) in presets.chain(dialects) {
             assert_eq!(Settings::default().set(key, &value), Some(Ok(())), "{key}");

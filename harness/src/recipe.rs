@@ -115,99 +115,312 @@ pub fn preset_names() -> Vec<&'static str> {
     PRESETS.iter().map(|preset| preset.name).collect()
 }
 
+/// A value that a dialect gives to a key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// One of a key's names.
+    Named(&'static str),
+    /// A number that may have a fraction.
+    Number(f64),
+    /// A whole number.
+    Count(i64),
+    /// On or off.
+    Switch(bool),
+}
+
+impl Choice {
+    /// The value as a profile writes it.
+    #[must_use]
+    pub fn value(self) -> Value {
+        match self {
+            Choice::Named(name) => Value::String(name.into()),
+            Choice::Number(number) => Value::Float(number),
+            Choice::Count(count) => Value::Integer(count),
+            Choice::Switch(on) => Value::Boolean(on),
+        }
+    }
+}
+
+/// One choice in which a published code differs from ours.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Departure {
+    /// The key.
+    pub key: &'static str,
+    /// Its value there.
+    pub choice: Choice,
+    /// The presets that it concerns; none named: all.
+    pub presets: &'static [&'static str],
+    /// What that code does, and where it does it.
+    pub source: &'static str,
+}
+
+impl Departure {
+    const fn all(key: &'static str, choice: Choice, source: &'static str) -> Departure {
+        Departure {
+            key,
+            choice,
+            presets: &[],
+            source,
+        }
+    }
+
+    const fn of(
+        presets: &'static [&'static str],
+        key: &'static str,
+        choice: Choice,
+        source: &'static str,
+    ) -> Departure {
+        Departure {
+            key,
+            choice,
+            presets,
+            source,
+        }
+    }
+
+    fn concerns(&self, preset: &str) -> bool {
+        self.presets.is_empty() || self.presets.contains(&preset)
+    }
+}
+
 /// A named set of the choices in which published codes differ, laid over a preset.
 pub struct Dialect {
     /// Name in profiles and tables.
     pub name: &'static str,
     /// Where it comes from.
     pub source: &'static str,
-    /// The keys that it sets for a preset.
-    pub layer: fn(preset: &str) -> Vec<(&'static str, Value)>,
+    departures: &'static [&'static [Departure]],
 }
 
-/// What every code that descends from the official one does: rows of T tokens predict T - 1, micro-batches are averaged
-/// as they come, the embedding of the last token is a padding row, the two moments are pruned by masks of their own.
-fn official() -> Vec<(&'static str, Value)> {
-    vec![
-        ("overlap", Value::Integer(0)),
-        named("loss_weight", "micro-batches"),
-        ("freeze_last_embedding", Value::Boolean(true)),
-        named("prune_mask", "separate"),
-    ]
+impl Dialect {
+    /// Where it departs from this project's defaults, for a preset.
+    pub fn departures(&self, preset: &str) -> impl Iterator<Item = &'static Departure> {
+        let all = self.departures.iter().copied().flatten();
+        all.filter(move |departure| departure.concerns(preset))
+    }
+
+    /// The keys that it sets for a preset.
+    #[must_use]
+    pub fn layer(&self, preset: &str) -> Vec<(&'static str, Value)> {
+        self.departures(preset)
+            .map(|departure| (departure.key, departure.choice.value()))
+            .collect()
+    }
 }
+
+use Choice::{Count, Named, Number, Switch};
+
+/// What every code that descends from the official one does.
+const OFFICIAL: &[Departure] = &[
+    Departure::all(
+        "overlap",
+        Count(0),
+        "modeling_llama.py: the labels are the inputs, shifted inside the row, so that a row of T tokens has T - 1 targets",
+    ),
+    Departure::all(
+        "loss_weight",
+        Named("micro-batches"),
+        "torchrun_main.py: each micro-batch's mean loss is divided by the number of micro-batches",
+    ),
+    Departure::all(
+        "freeze_last_embedding",
+        Switch(true),
+        "configs/*.json: pad_token_id is -1, which torch reads as the last row: it is zero and gets no gradient",
+    ),
+    Departure::all(
+        "prune_mask",
+        Named("separate"),
+        "training_utils.py: each of Adam's two moments is pruned by its own magnitudes, or its own draw",
+    ),
+];
 
 /// The code at the paper's submission (`Guitaricet/relora@f52a322`).
-fn paper_2023_05(preset: &str) -> Vec<(&'static str, Value)> {
-    let mut layer = official();
-    layer.extend([
-        named("documents", "padded"),
-        named("grad_clip", "none"),
-        ("dropout", Value::Float(0.1)),
-        named("factor_init", "both-kaiming"),
-        named("schedule_span", "whole"),
-    ]);
-    match preset {
-        // Its "LoRA" deletes the weight; its ReLoRA without a warm start merges into a weight of zero.
-        "lora" => layer.push(named("base", "none")),
-        "relora-no-warm-start" => layer.push(named("base", "zero")),
-        _ => {}
-    }
-    layer
-}
+const PAPER_2023_05: &[Departure] = &[
+    Departure::all(
+        "documents",
+        Named("padded"),
+        "peft_pretraining/dataloader.py: one document per row, truncated or padded; padding carries no loss",
+    ),
+    Departure::all(
+        "grad_clip",
+        Named("none"),
+        "torchrun_main.py: clipping came on 6 August 2023, after the submission",
+    ),
+    Departure::all(
+        "dropout",
+        Number(0.1),
+        "torchrun_main.py: dropout 0.1 on the input of the factors",
+    ),
+    Departure::all(
+        "factor_init",
+        Named("both-kaiming"),
+        "relora.py: A and B are both drawn when the factors are attached, so that attaching changes every weight",
+    ),
+    Departure::all(
+        "schedule_span",
+        Named("whole"),
+        "torchrun_main.py: after a warm start the schedule spans all steps, of which only the rest are run",
+    ),
+    Departure::of(
+        &["lora"],
+        "base",
+        Named("none"),
+        "relora.py: without ReLoRA and without a warm start the weight is deleted (lora_only)",
+    ),
+    Departure::of(
+        &["relora-no-warm-start"],
+        "base",
+        Named("zero"),
+        "relora.py: without a warm start the weight under the factors is zero, and merges fill it",
+    ),
+];
 
 /// The official code as it stands (`Guitaricet/relora@176f376`).
-fn official_head(_preset: &str) -> Vec<(&'static str, Value)> {
-    let mut layer = official();
-    layer.extend([
-        named("documents", "packed"),
-        ("grad_clip", Value::Float(1.0)),
-        ("dropout", Value::Float(0.1)),
-        // No gradient reaches the factors before the first restart.
-        named("factor_init", "both-zero"),
-        named("schedule_span", "remaining"),
-        // Its "zero" mode prunes at random and keeps one element in a thousand.
-        named("reset", "random"),
-        ("reset_ratio", Value::Float(0.999)),
-    ]);
-    layer
-}
+const OFFICIAL_HEAD: &[Departure] = &[
+    Departure::all(
+        "documents",
+        Named("packed"),
+        "torchrun_main.py: a dataset that was tokenised and cut into rows beforehand",
+    ),
+    Departure::all(
+        "grad_clip",
+        Number(1.0),
+        "args_utils.py: clip_grad_norm is 1.0",
+    ),
+    Departure::all(
+        "dropout",
+        Number(0.1),
+        "torchrun_main.py: dropout 0.1 on the input of the factors, hard-coded",
+    ),
+    Departure::all(
+        "factor_init",
+        Named("both-zero"),
+        "relora.py: A and B are zero when they are attached: no gradient reaches them before the first restart draws A",
+    ),
+    Departure::all(
+        "schedule_span",
+        Named("remaining"),
+        "torchrun_main.py: the schedule spans the steps that remain after the warm start (since 28 September 2023)",
+    ),
+    Departure::all(
+        "reset",
+        Named("random"),
+        "training_utils.py: the mode called zero prunes at random and keeps one element in a thousand",
+    ),
+    Departure::all("reset_ratio", Number(0.999), "training_utils.py: the same"),
+];
 
-/// The comparison in the GaLore paper (arXiv 2403.03507, table 2), as far as it is published: ReLoRA without a warm start.
-fn galore_table(preset: &str) -> Vec<(&'static str, Value)> {
-    let mut layer = official();
-    layer.extend([
-        named("documents", "padded"),
-        ("dropout", Value::Float(0.05)),
-        ("alpha", Value::Float(32.0)),
-    ]);
-    if preset.starts_with("relora") {
-        layer.push(("warm_start", Value::Boolean(false)));
-    }
-    layer
-}
+/// The presets that restart.
+const RELORA_PRESETS: &[&str] = &[
+    "relora",
+    "relora-no-restart",
+    "relora-no-optimizer-reset",
+    "relora-no-jagged",
+    "relora-no-warm-start",
+    "relora-no-rewarmup",
+];
+
+/// The comparison in the GaLore paper (arXiv 2403.03507, table 2), as far as it is published.
+const GALORE_TABLE: &[Departure] = &[
+    Departure::all(
+        "documents",
+        Named("padded"),
+        "its code descends from the official one of 2023: one document per row",
+    ),
+    Departure::all(
+        "dropout",
+        Number(0.05),
+        "experiments on pre-training: LoRA with dropout 0.05",
+    ),
+    Departure::all(
+        "alpha",
+        Number(32.0),
+        "experiments on pre-training: LoRA with alpha 32",
+    ),
+    Departure::of(
+        RELORA_PRESETS,
+        "warm_start",
+        Switch(false),
+        "table 2: ReLoRA without a full-rank warm start; its other settings are not published",
+    ),
+];
 
 /// All dialects.
 pub const DIALECTS: &[Dialect] = &[
     Dialect {
         name: "default",
         source: "this project: each choice is the one that the paper's text states or that loses nothing",
-        layer: |_preset| Vec::new(),
+        departures: &[],
     },
     Dialect {
         name: "paper-2023-05",
         source: "Guitaricet/relora@f52a322, the code at submission",
-        layer: paper_2023_05,
+        departures: &[OFFICIAL, PAPER_2023_05],
     },
     Dialect {
         name: "official-head",
         source: "Guitaricet/relora@176f376, the code of 2024",
-        layer: official_head,
+        departures: &[OFFICIAL, OFFICIAL_HEAD],
     },
     Dialect {
         name: "galore-table",
         source: "GaLore (arXiv 2403.03507), table 2",
-        layer: galore_table,
+        departures: &[OFFICIAL, GALORE_TABLE],
     },
+];
+
+/// Why this project's default is what it is, for each key in which some dialect departs from it.
+pub const DEFAULTS: &[(&str, &str)] = &[
+    (
+        "overlap",
+        "every token but the first of the text is a target, each once",
+    ),
+    (
+        "loss_weight",
+        "the mean over all targets of an update, which neither padding nor accumulation can change",
+    ),
+    (
+        "freeze_last_embedding",
+        "a padding index of -1 is a slip: every token is trained",
+    ),
+    (
+        "prune_mask",
+        "an element keeps both moments or none: a first moment over a zeroed second makes a step of m / epsilon",
+    ),
+    (
+        "documents",
+        "no token is padding, so that the planned tokens are the trained ones",
+    ),
+    (
+        "grad_clip",
+        "1.0, as the official code has had since August 2023, for all methods alike",
+    ),
+    (
+        "dropout",
+        "the paper's equations have none, and full rank trains without",
+    ),
+    (
+        "factor_init",
+        "the paper's section 3: A Kaiming, B zero, so that attaching changes no output",
+    ),
+    (
+        "schedule_span",
+        "the schedule ends where the run ends, so that full rank and low rank end at the same share of their rates",
+    ),
+    (
+        "base",
+        "the name says it: `lora` adds to a frozen weight, `low-rank` is the factors alone",
+    ),
+    (
+        "reset",
+        "the paper's section 3: most of the moments are pruned by magnitude",
+    ),
+    ("reset_ratio", "the paper's section 3: 99 %"),
+    ("alpha", "the profile's: the scale is alpha / rank"),
+    (
+        "warm_start",
+        "the preset's: ReLoRA begins with full-rank steps (algorithm 1)",
+    ),
 ];
 
 /// Names of all dialects.
