@@ -21,6 +21,14 @@ ablations *OPTIONS:
 test *OPTIONS:
     cargo test-all {{OPTIONS}}
 
+# how far each recording of the official code is from ours (optionally a part of a case's name)
+golden *CASE:
+    cargo test --package harness --test golden -- {{CASE}}
+
+# whether the golden test notices when a rule is broken, one at a time; about twenty minutes (optionally a part of a rule)
+golden-mutants *RULE:
+    cargo run --package harness --example golden-mutants -- {{RULE}}
+
 # formatting and lints, warnings denied
 check:
     cargo fmt --all --check
