@@ -372,6 +372,40 @@ fn rows_are_packed_or_padded_with_one_target_less_and_weigh_by_target_or_by_micr
     }
 }
 
+/// The official code averages the means of its batches; ours is the mean over targets, which no batch size changes.
+#[test]
+fn an_evaluation_has_every_target_once_however_it_is_batched() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = store(folder.path());
+    let evaluated = |micro_batch: u64| {
+        let set = format!("settings.micro_batch_size={micro_batch}");
+        let cell = cell("full", "default", &[&set]);
+        let data = worker::data(&cell, &store).expect("data");
+        let mut learner = learner(&cell);
+        let (mut sum, mut targets) = (0.0, 0);
+        for sequences in data.validation.pass() {
+            let sequences = sequences.expect("sequences");
+            let batch = Batch {
+                inputs: &sequences.inputs,
+                targets: &sequences.targets,
+                rows: sequences.rows,
+                length: sequences.length,
+                index: sequences.index,
+            };
+            let part = learner.evaluate(batch).expect("a loss");
+            sum += part.sum;
+            targets += part.targets;
+        }
+        assert_eq!(targets, store.validation_tokens() - 1);
+        sum / targets as f64
+    };
+    let whole = evaluated(8);
+    for micro_batch in [1, 4] {
+        let other = evaluated(micro_batch);
+        assert!((whole - other).abs() < 1e-6, "{whole} {other}");
+    }
+}
+
 #[test]
 fn official_codes_freeze_the_last_row_of_the_embedding() {
     for dialect in dialect_names() {

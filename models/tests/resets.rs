@@ -98,3 +98,15 @@ fn a_joint_mask_keeps_the_two_moments_of_an_element_together() {
         }
     }
 }
+
+/// `torch.quantile` refuses more than 2^24 elements; a weight of a larger model has more. Of 0, 1, 2, ... the quantile is its
+/// rank, here exact in f32.
+#[test]
+fn a_quantile_has_no_limit_of_elements() {
+    let count = (1 << 24) + 1;
+    let values: Vec<f32> = (0..count).map(|index| index as f32).collect();
+    assert_eq!(
+        models::magnitude_quantile(&values, 0.5),
+        Some((1 << 23) as f32)
+    );
+}
