@@ -267,12 +267,27 @@ fn run() -> Result<bool, Box<dyn Error>> {
                 println!("| {rule} | **nothing** |");
                 survivors.push(*rule);
             }
-            Verdict::Caught(cases) => println!("| {rule} | {} |", cases.join(", ")),
+            Verdict::Caught(cases) => println!("| {rule} | {} |", summary(&cases)),
             Verdict::NotBuilt => return Err(format!("{rule}: the mutant does not compile").into()),
         }
     }
     println!("\n{} survive {}", survivors.len(), survivors.join("; "));
     Ok(survivors.is_empty())
+}
+
+/// How many cases, and the first of them.
+fn summary(cases: &[String]) -> String {
+    let first: Vec<String> = cases
+        .iter()
+        .take(3)
+        .map(|case| format!("`{case}`"))
+        .collect();
+    let more = if cases.len() > first.len() {
+        ", ..."
+    } else {
+        ""
+    };
+    format!("{}: {}{more}", cases.len(), first.join(", "))
 }
 
 #[derive(Debug, PartialEq)]
