@@ -1,6 +1,7 @@
 //! Frames to files and text. Every file is written beside its place and renamed, so that nobody ever reads half of one.
 
 pub mod csv;
+pub mod figure;
 pub mod json;
 pub mod markdown;
 pub mod parquet;
@@ -32,9 +33,17 @@ pub enum RenderError {
         /// The refusal.
         source: polars::error::PolarsError,
     },
+    /// A figure could not be drawn.
+    #[error("cannot draw the figures of {}: {source}", .directory.display())]
+    Figure {
+        /// Where they should have gone.
+        directory: PathBuf,
+        /// What the drawing library says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
-/// Writes `<table>.csv` and `<table>.parquet` for every table, and `report.md`, into `directory`, which is created. Returns
+/// Writes `<table>.csv` and `<table>.parquet` for every table, the figures and `report.md` into `directory`, which is created. Returns
 /// what it wrote, in order. Equal runs give equal bytes.
 ///
 /// # Errors
@@ -52,6 +61,14 @@ pub fn write_all(runs: &Runs, directory: &Path) -> Result<Vec<PathBuf>, RenderEr
         written.push(path);
         let path = directory.join(format!("{name}.parquet"));
         parquet::write(&frame, &path)?;
+        written.push(path);
+    }
+    for (name, drawing) in figure::spectra(runs).map_err(|source| RenderError::Figure {
+        directory: directory.to_path_buf(),
+        source,
+    })? {
+        let path = directory.join(name);
+        replace(&path, drawing.as_bytes())?;
         written.push(path);
     }
     let path = directory.join("report.md");

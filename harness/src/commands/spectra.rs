@@ -51,7 +51,7 @@ pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
         print(&format!(
             "{}\n{}",
             render::spectra(&runs),
-            folder.join("spectra.csv").display()
+            folder.join("spectra*.csv, spectra-*.svg").display()
         ))?;
     }
     Ok(Exit::Success)
