@@ -273,6 +273,7 @@ impl Laboratory {
             },
             device: "cpu".into(),
             precision: "f32".into(),
+            initial: None,
         };
         let cells = matrix::cells(&profile, &surroundings).expect("cells");
         Laboratory {

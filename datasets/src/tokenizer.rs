@@ -49,6 +49,7 @@ pub struct Tokenizer {
     bytes: Vec<u8>,
     vocabulary: u32,
     end_of_text: u32,
+    end_of_text_name: &'static str,
 }
 
 impl Tokenizer {
@@ -76,9 +77,9 @@ impl Tokenizer {
             .map_err(|e| not_one(e.to_string()))?;
         // A document that spells out a special token must not end itself.
         inner.set_encode_special_tokens(true);
-        let end_of_text = END_OF_TEXT_NAMES
+        let (end_of_text, end_of_text_name) = END_OF_TEXT_NAMES
             .iter()
-            .find_map(|name| inner.token_to_id(name))
+            .find_map(|name| Some((inner.token_to_id(name)?, *name)))
             .ok_or_else(|| DataError::NoEndOfText { path: path.into() })?;
         // Ids may have gaps, so the greatest counts and not their number.
         let greatest = inner.get_vocab(true).values().copied().max();
@@ -90,6 +91,7 @@ impl Tokenizer {
             bytes,
             vocabulary,
             end_of_text,
+            end_of_text_name,
         })
     }
 
@@ -157,6 +159,11 @@ impl Tokenizer {
     /// The token that ends a document.
     pub fn end_of_text(&self) -> u32 {
         self.end_of_text
+    }
+
+    /// Its text, one of [`END_OF_TEXT_NAMES`].
+    pub fn end_of_text_name(&self) -> &'static str {
+        self.end_of_text_name
     }
 
     /// The `tokenizer.json` that this tokenizer is.

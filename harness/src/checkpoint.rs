@@ -12,14 +12,13 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use half::bf16;
 use models::{Dtype, Learner, TensorInfo, TensorRole};
-use safetensors::tensor::Metadata;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::UserError;
 use crate::files::{self, failed_to};
 use crate::run::Progress;
+use crate::tensor_file::{self, Entry, TensorFile};
 
 /// Version of `state.json` and of what stands beside it.
 const SCHEMA: u64 = 1;
@@ -180,14 +179,13 @@ impl Checkpoint {
     /// A tensor that is missing, of another shape or type, or that the learner does not have, with its name.
     pub fn load_into(&self, learner: &mut dyn Learner) -> Result<()> {
         let inventory = learner.tensors();
-        for ((name, belongs), file) in FILES.iter().zip(&self.tensors) {
-            let path = self.directory.join(name);
+        for (place, (_, belongs)) in FILES.iter().enumerate() {
+            let file = self.tensor_file(place)?;
+            let path = file.path();
             let expected: Vec<&TensorInfo> =
                 inventory.iter().filter(|info| belongs(info.role)).collect();
-            let (metadata, data_start) = read_header(file)
-                .with_context(|| format!("{} has no readable header", path.display()))?;
-            let extra = metadata
-                .offset_keys()
+            let extra = file
+                .names()
                 .into_iter()
                 .find(|key| !expected.iter().any(|info| info.name == *key));
             if let Some(extra) = extra {
@@ -197,9 +195,7 @@ impl Checkpoint {
                 );
             }
             for info in expected {
-                let there = metadata
-                    .info(&info.name)
-                    .with_context(|| format!("{} lacks {}", path.display(), info.name))?;
+                let there = file.info(&info.name)?;
                 let dtype = dtype_name(info.dtype);
                 let same = there.shape == info.shape && there.dtype.to_string() == dtype;
                 ensure!(
@@ -211,27 +207,27 @@ impl Checkpoint {
                     there.shape,
                     info.shape
                 );
-                let (begin, end) = there.data_offsets;
-                let mut bytes = vec![0; end - begin];
-                files::read_exact_at(file, &mut bytes, data_start + begin as u64)
-                    .map_err(failed_to("read", &path))?;
-                learner.write(&info.name, &bytes)?;
+                learner.write(&info.name, &file.bytes(&info.name)?)?;
             }
         }
         Ok(())
     }
 
-    /// A tensor of the model or of the optimizer, if the checkpoint has it.
+    /// The model's own tensors.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn floats(&self, name: &str) -> Result<Option<Floats>> {
-        for ((file_name, _), file) in FILES.iter().zip(&self.tensors) {
-            if let Some(floats) = read_floats(file, &self.directory.join(file_name), name)? {
-                return Ok(Some(floats));
-            }
-        }
-        Ok(None)
+    pub fn weights(&self) -> Result<TensorFile> {
+        self.tensor_file(0)
+    }
+
+    /// The tensor file in this place of [`FILES`].
+    fn tensor_file(&self, place: usize) -> Result<TensorFile> {
+        let path = self.directory.join(FILES[place].0);
+        let file = self.tensors[place]
+            .try_clone()
+            .map_err(failed_to("read", &path))?;
+        TensorFile::of(&path, file)
     }
 
     /// The run directory that it belongs to.
@@ -239,50 +235,6 @@ impl Checkpoint {
     pub fn run_directory(&self) -> &Path {
         files::parent(files::parent(&self.directory))
     }
-}
-
-/// A tensor as plain numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Floats {
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Row-major; what was stored in fewer bits is exact in f32.
-    pub values: Vec<f32>,
-}
-
-/// A tensor of a safetensors file, if it is there. Only its own bytes are read.
-fn read_floats(file: &File, path: &Path, name: &str) -> Result<Option<Floats>> {
-    let (metadata, data_start) =
-        read_header(file).with_context(|| format!("{} has no readable header", path.display()))?;
-    let Some(info) = metadata.info(name) else {
-        return Ok(None);
-    };
-    let (begin, end) = info.data_offsets;
-    let mut bytes = vec![0; end - begin];
-    files::read_exact_at(file, &mut bytes, data_start + begin as u64)
-        .map_err(failed_to("read", path))?;
-    let values = match info.dtype.to_string().as_str() {
-        "F32" => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|word| f32::from_le_bytes(*word))
-            .collect(),
-        "BF16" => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|word| bf16::from_le_bytes(*word).to_f32())
-            .collect(),
-        other => bail!(
-            "{} holds {name} as {other}, which no learner has",
-            path.display()
-        ),
-    };
-    Ok(Some(Floats {
-        shape: info.shape.clone(),
-        values,
-    }))
 }
 
 /// The folder of the factors that a run has merged.
@@ -334,18 +286,8 @@ fn is_factor(name: &str) -> bool {
 pub struct MergedFactors {
     /// Update steps done then.
     pub step: u64,
-    path: PathBuf,
-    file: File,
-}
-
-impl MergedFactors {
-    /// One of the factors.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn floats(&self, name: &str) -> Result<Option<Floats>> {
-        read_floats(&self.file, &self.path, name)
-    }
+    /// Their tensors.
+    pub tensors: TensorFile,
 }
 
 /// All factors that a run has kept, in the order of their restarts.
@@ -363,8 +305,8 @@ pub fn merged_factors(run_directory: &Path) -> Result<Vec<MergedFactors>> {
                 .ok()
         });
         if let Some(step) = step {
-            let file = File::open(&path).map_err(failed_to("read", &path))?;
-            factors.push(MergedFactors { step, path, file });
+            let tensors = TensorFile::open(&path)?;
+            factors.push(MergedFactors { step, tensors });
         }
     }
     factors.sort_by_key(|factors| factors.step);
@@ -554,7 +496,16 @@ fn write_tensors(path: &Path, tensors: &[&TensorInfo], learner: &dyn Learner) ->
         file: &file,
         hasher: blake3::Hasher::new(),
     };
-    out.write(&header(tensors)?)
+    let entries: Vec<Entry<'_>> = tensors
+        .iter()
+        .map(|info| Entry {
+            name: &info.name,
+            dtype: dtype_name(info.dtype),
+            shape: &info.shape,
+            size_bytes: info.size_bytes(),
+        })
+        .collect();
+    out.write(&tensor_file::header(&entries, None)?)
         .map_err(failed_to("write", path))?;
     for info in tensors {
         let bytes = learner.read(&info.name)?;
@@ -569,38 +520,6 @@ fn write_tensors(path: &Path, tensors: &[&TensorInfo], learner: &dyn Learner) ->
     let hash = out.hasher.finalize().to_hex().to_string();
     file.sync_all().map_err(failed_to("write", path))?;
     Ok(hash)
-}
-
-/// Length (eight bytes, little-endian) and JSON header of a safetensors file, padded so that the data is aligned.
-fn header(tensors: &[&TensorInfo]) -> Result<Vec<u8>> {
-    let mut entries = serde_json::Map::new();
-    let mut begin = 0;
-    for info in tensors {
-        let end = begin + info.size_bytes();
-        let entry = serde_json::json!({ "dtype": dtype_name(info.dtype), "shape": info.shape, "data_offsets": [begin, end] });
-        entries.insert(info.name.clone(), entry);
-        begin = end;
-    }
-    let mut text = serde_json::to_vec(&entries)?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut text);
-    Ok(header)
-}
-
-/// The header of a safetensors file and where its data starts.
-fn read_header(file: &File) -> Result<(Metadata, u64)> {
-    let whole = file.metadata()?.len();
-    let mut length = [0; 8];
-    files::read_exact_at(file, &mut length, 0)?;
-    let length = u64::from_le_bytes(length);
-    ensure!(
-        length <= whole.saturating_sub(8),
-        "its length is {length} bytes, the file's {whole}"
-    );
-    let mut text = vec![0; usize::try_from(length)?];
-    files::read_exact_at(file, &mut text, 8)?;
-    Ok((serde_json::from_slice(&text)?, 8 + length))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ Examples:
   relora plan --profile paper --budget 24h     what would run and what it would cost
   relora train --size mini --method relora     one run by flags
   relora tables --json                         the tables of the newest suite, for a program
+  relora export runs/train/mini-relora-seed1 model   a run as a folder for transformers
   relora doctor                                what is found here, and what is missing
 
 Interrupt a suite at any moment; the same command goes on where it was.";
@@ -52,6 +53,10 @@ pub enum Command {
     Report(ReportOptions),
     /// Say in which choices two published recipes differ, and where each is from
     Explain(ExplainOptions),
+    /// Write a run's model as a folder that Hugging Face's transformers loads
+    Export(ExportOptions),
+    /// Measure the loss of a Hugging Face LLaMA folder on a text
+    Eval(EvalOptions),
     /// Say what is found on this machine, what is missing and how to get it
     Doctor(DoctorOptions),
     /// Print a completion script for a shell
@@ -95,6 +100,9 @@ pub struct SuiteOptions {
     /// Cells trained at the same time, sharing the cores [default: the profile's]
     #[arg(long, value_name = "N", value_parser = jobs)]
     pub jobs: Option<u64>,
+    /// Write event files for TensorBoard beside metrics.jsonl
+    #[arg(long)]
+    pub tensorboard: bool,
 }
 
 /// Where the arithmetic is done.
@@ -136,11 +144,15 @@ pub struct MatrixOptions {
 #[derive(Args, Clone, Debug)]
 pub struct TrainOptions {
     /// Size of the network: nano, micro, mini, 9m, 20m, 35m, 40m, 60m, 71m, 100m, 130m, 250m, 350m, 1b, 3b, 7b
-    #[arg(long, value_name = "SIZE")]
-    pub size: String,
+    #[arg(long, value_name = "SIZE", required_unless_present = "init_from")]
+    pub size: Option<String>,
     /// Method: full, control, lora, low-rank, lora-warm-start, relora, or relora-no-<part>
     #[arg(long, value_name = "METHOD")]
     pub method: String,
+    /// Start from the LLaMA in this Hugging Face folder, with its tokenizer, instead of from random weights; its shape
+    /// is the size's, and its name the size's name where none is given
+    #[arg(long, value_name = "DIR")]
+    pub init_from: Option<PathBuf>,
     /// Rank of the low-rank factors [default: the profile's]
     #[arg(long, value_name = "R")]
     pub rank: Option<u64>,
@@ -163,6 +175,9 @@ pub struct TrainOptions {
     pub place: PlaceOptions,
     #[command(flatten)]
     pub text: TextOptions,
+    /// Write an event file for TensorBoard beside metrics.jsonl
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Print the profile with everything resolved, as TOML, and stop
     #[arg(long)]
     pub print_config: bool,
@@ -242,6 +257,42 @@ pub struct ReportOptions {
     pub output: Option<PathBuf>,
 }
 
+/// `relora export`
+#[derive(Args, Clone, Debug)]
+pub struct ExportOptions {
+    /// Run directory of a suite, e.g. runs/laptop/nano-relora-seed1
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// Folder to write: a new or an empty one
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Keep the factors apart: the weights under them in DIR, they in DIR/adapter as peft loads them
+    #[arg(long)]
+    pub adapter: bool,
+}
+
+/// `relora eval`
+#[derive(Args, Clone, Debug)]
+pub struct EvalOptions {
+    /// Folder with config.json, model.safetensors (or shards) and tokenizer.json
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Text, all of it: a .txt or .md file, .jsonl (.gz, .zst), a folder of them, or a folder of C4 shards
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Tokens of a sequence [default: the model's longest, 1024 at most]
+    #[arg(long, value_name = "T", value_parser = length)]
+    pub sequence_length: Option<usize>,
+    /// Sequences that go through the network at once
+    #[arg(long, value_name = "N", default_value = "8", value_parser = batch_size)]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub place: PlaceOptions,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `relora doctor`
 #[derive(Args, Clone, Debug)]
 pub struct DoctorOptions {
@@ -311,6 +362,21 @@ fn jobs(text: &str) -> Result<u64, String> {
         .ok()
         .filter(|jobs| *jobs > 0)
         .ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+}
+
+fn length(text: &str) -> Result<usize, String> {
+    bounded(text, 1 << 20)
+}
+
+fn batch_size(text: &str) -> Result<usize, String> {
+    bounded(text, 1 << 16)
+}
+
+fn bounded(text: &str, most: usize) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|number| (1..=most).contains(number))
+        .ok_or_else(|| format!("expected a whole number, 1 to {most}"))
 }
 
 fn device(text: &str) -> Result<String, String> {

@@ -26,6 +26,7 @@ use crate::matrix::Cell;
 use crate::progress::warn;
 use crate::run::{Outcome, Progress};
 use crate::stop::{self, Reason};
+use crate::tensorboard::{self, EventFile};
 
 mod look;
 
@@ -33,7 +34,7 @@ use look::open_with_records;
 pub use look::{check, failure, newest_record, result};
 
 pub(crate) const MANIFEST: &str = "manifest.json";
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 const RESULT: &str = "result.json";
 const FAILED: &str = "failed.json";
 
@@ -87,6 +88,9 @@ pub struct Journal {
     checkpoint_cost: Duration,
     bytes_per_target: f64,
     copies_to_stdout: bool,
+    /// For TensorBoard, once the run goes on.
+    events: Option<EventFile>,
+    writes_events: bool,
 }
 
 /// What the speed in a step's record is measured against.
@@ -162,6 +166,8 @@ impl Journal {
             checkpoint_cost: Duration::ZERO,
             bytes_per_target: 0.0,
             copies_to_stdout: false,
+            events: None,
+            writes_events: false,
         })
     }
 
@@ -173,6 +179,11 @@ impl Journal {
     /// From now on every record also goes to standard output, for whoever shows them.
     pub fn copy_to_stdout(&mut self) {
         self.copies_to_stdout = true;
+    }
+
+    /// From now on every record also goes to an event file for TensorBoard, which begins anew with the records there are.
+    pub fn write_events(&mut self) {
+        self.writes_events = true;
     }
 
     /// The newest checkpoint that is what was written and whose records are there. Others are set aside with a warning.
@@ -552,6 +563,11 @@ impl Journal {
             files::write_json(&self.directory.join(MANIFEST), &self.manifest)?;
             Ok(files::remove(&self.directory.join(FAILED))?)
         })?;
+        if self.writes_events {
+            let (records, began) = (self.records()?, tensorboard::began(&self.manifest));
+            let begun = self.guarded(|| EventFile::begin(&self.directory, began, &records))?;
+            self.events = Some(begun);
+        }
         self.before_evaluation = self.end.clone();
         self.newest_checkpoint = Instant::now();
         self.lap(Phase::Training);
@@ -606,6 +622,10 @@ impl Journal {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
         self.append(&line)?;
+        if let Some(mut events) = self.events.take() {
+            self.guarded(|| events.append(record))?;
+            self.events = Some(events);
+        }
         if self.copies_to_stdout {
             let mut output = io::stdout().lock();
             // A supervisor that has gone away stops the run through its own channel; nobody else needs the copy.

@@ -26,10 +26,13 @@ pub mod schedule;
 // The run on disk, and the processes around it.
 pub mod checkpoint;
 pub mod files;
+pub mod hugging_face;
 pub mod journal;
 pub mod lease;
 pub mod progress;
 pub mod spectra;
 pub mod stop;
 pub mod suite;
+pub mod tensor_file;
+pub mod tensorboard;
 pub mod worker;

@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         Command::Explain(options) => commands::explain::run(options),
         Command::Spectra(options) => commands::spectra::run(options),
         Command::Report(options) => commands::report::run(options),
+        Command::Export(options) => commands::export::run(options),
+        Command::Eval(options) => commands::eval::run(options),
         Command::Doctor(options) => commands::doctor::run(options),
         Command::Completions(options) => commands::completions::run(options),
         Command::Calibrate(options) => calibrate::measure(&options),

@@ -7,6 +7,7 @@ use crate::settings::{NetworkName, ScheduleName, Scope, Setting, Settings};
 use models::{Network, cost};
 use results::record::RowKeys;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A network's numbers as files write them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,15 @@ pub struct DataKeys {
     pub vocabulary: u64,
 }
 
+/// The weights of a Hugging Face folder that a run starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitialWeights {
+    /// The folder. It is no part of what determines the run.
+    pub folder: PathBuf,
+    /// Hash of the weights.
+    pub hash: String,
+}
+
 /// What a whole suite shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Surroundings {
@@ -71,6 +81,8 @@ pub struct Surroundings {
     pub device: String,
     /// `f32`, `bf16` or `bf16-master`.
     pub precision: String,
+    /// Where the runs start, if not at random weights.
+    pub initial: Option<InitialWeights>,
 }
 
 /// One training run and all that determines it.
@@ -102,6 +114,9 @@ pub struct Cell {
     /// Those of `full` that its warm start follows.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub warm_start: Option<FullRankStage>,
+    /// The weights that it starts from; none for random ones.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub initial: Option<InitialWeights>,
 }
 
 /// All cells of a profile: for each size the methods in the profile's order, each with all seeds, `full` before those that
@@ -168,6 +183,7 @@ fn cell(
         },
         settings,
         warm_start,
+        initial: surroundings.initial.clone(),
     };
     cell.algorithm().map_err(|error| ProfileError::Value {
         origin: format!("{size} {method}"),
@@ -282,7 +298,7 @@ impl Cell {
                 }
                 _ => serde_json::Map::new(),
             };
-        serde_json::json!({
+        let mut determines = serde_json::json!({
             "seed": self.seed,
             "device": self.device,
             "precision": self.precision,
@@ -290,7 +306,12 @@ impl Cell {
             "network": self.network,
             "settings": settings,
             "warm_start": self.warm_start,
-        })
+        });
+        // Only where there are any: the manifests of all other runs stay what they are.
+        if let Some(initial) = &self.initial {
+            determines["initial_weights"] = initial.hash.clone().into();
+        }
+        determines
     }
 
     /// Whether the run's numbers depend on this key of its settings.
@@ -421,6 +442,7 @@ mod tests {
             data,
             device: "cpu".into(),
             precision: "f32".into(),
+            initial: None,
         };
         let built = |set: &[String]| {
             let profile = Profile::load("smoke", set).expect("loads");

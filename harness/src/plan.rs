@@ -36,6 +36,9 @@ pub struct Plan {
     pub jobs: u64,
     /// Compute threads of each.
     pub threads: u64,
+    /// Whether event files for TensorBoard are written.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub tensorboard: bool,
     /// The budget as given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub budget: Option<String>,
@@ -209,6 +212,8 @@ impl Plan {
             (self.budget, self.scale) = (first.budget, first.scale);
         }
         self.calibration = first.calibration.or(self.calibration);
+        // Half of a curve would be of no use.
+        self.tensorboard |= first.tensorboard;
         Ok(self)
     }
 
@@ -582,6 +587,7 @@ mod tests {
             data,
             device: "cpu".into(),
             precision: "f32".into(),
+            initial: None,
         };
         Plan {
             schema: SCHEMA,
@@ -591,6 +597,7 @@ mod tests {
             precision: "f32".into(),
             jobs: 2,
             threads: 1,
+            tensorboard: false,
             budget: None,
             scale: None,
             calibration: Some(Calibration {

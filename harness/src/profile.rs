@@ -7,6 +7,7 @@
 //! of the method's own), and a bare `--set KEY=VALUE`.
 
 use crate::algorithm::MethodSwitches;
+use crate::hugging_face::Config;
 use crate::recipe::{self, PRESETS};
 use crate::settings::{NetworkName, Scope, Setting, Settings, suggestion};
 use models::Network;
@@ -171,6 +172,15 @@ impl Default for Data {
     }
 }
 
+/// The Hugging Face folder that every run of a profile starts from (key `init_from`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitFrom {
+    /// The folder.
+    pub directory: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+}
+
 const DATA_KEYS: &[&str] = &[
     "source",
     "paths",
@@ -189,6 +199,7 @@ const TOP_KEYS: &[&str] = &[
     "methods",
     "dialect",
     "jobs",
+    "init_from",
     "data",
     "settings",
     "size",
@@ -214,6 +225,8 @@ pub struct Profile {
     pub jobs: u64,
     /// Where the text comes from.
     pub data: Data,
+    /// Where the runs start, if not at random weights.
+    pub init_from: Option<InitFrom>,
     entries: Vec<Entry>,
 }
 
@@ -241,6 +254,7 @@ impl Profile {
             dialect: "default".into(),
             jobs: 0,
             data: Data::default(),
+            init_from: None,
             entries: Vec::new(),
         };
         for entry in &entries {
@@ -252,6 +266,12 @@ impl Profile {
                 ["methods"] => profile.methods = entry.read_list()?,
                 ["dialect"] => profile.dialect = entry.read()?,
                 ["jobs"] => profile.jobs = entry.read()?,
+                ["init_from"] => {
+                    let directory = PathBuf::from(entry.read::<String>()?);
+                    let config =
+                        Config::read(&directory).map_err(|error| entry.wrong(error.to_string()))?;
+                    profile.init_from = Some(InitFrom { directory, config });
+                }
                 ["data", key] => profile.set_data(key, entry)?,
                 ["settings", key]
                 | ["size", _, key]
@@ -637,6 +657,31 @@ impl Profile {
         network
             .check()
             .map_err(|error| wrong("hidden", error.to_string()))?;
+        if let Some(InitFrom { directory, config }) = &self.init_from {
+            let folder = directory.display();
+            if settings.network == NetworkName::Matched {
+                let why = format!(
+                    "method {method} trains a network of its own, which cannot start from {folder}; leave it out"
+                );
+                return Err(wrong("network", why));
+            }
+            let shape = |network: &Network| {
+                [
+                    network.hidden,
+                    network.intermediate,
+                    network.layers,
+                    network.heads,
+                ]
+            };
+            if shape(&network) != shape(&config.network) {
+                let why = format!(
+                    "size {size} is {:?} (hidden, intermediate, layers, heads), {folder} is {:?}; give the size another name to take the folder's",
+                    shape(&network),
+                    shape(&config.network)
+                );
+                return Err(wrong("hidden", why));
+            }
+        }
         if let Some(low_rank) = MethodSwitches::of(&settings).low_rank {
             low_rank
                 .check(&network)
@@ -645,7 +690,7 @@ impl Profile {
         Ok((settings, network))
     }
 
-    /// The size's own network, by name or by the four numbers in its section.
+    /// The size's own network, by name, by the four numbers in its section, or that of the folder that the runs start from.
     fn network(&self, size: &str, settings: &Settings) -> Result<Network, ProfileError> {
         let vocabulary = self.data.vocabulary as usize;
         let own = [
@@ -665,7 +710,13 @@ impl Profile {
                 vocabulary,
                 frozen_embedding_row: None,
             },
-            None => return Err(unknown("size", size, Network::names())),
+            None => match &self.init_from {
+                Some(InitFrom { config, .. }) => Network {
+                    vocabulary,
+                    ..config.network.clone()
+                },
+                None => return Err(unknown("size", size, Network::names())),
+            },
         };
         for (given, value) in own.into_iter().zip([
             &mut network.hidden,

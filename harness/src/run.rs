@@ -240,7 +240,7 @@ fn may_evaluate(reason: Reason) -> bool {
     reason == Reason::Budget
 }
 
-fn view(sequences: &Sequences) -> Batch<'_> {
+pub(crate) fn view(sequences: &Sequences) -> Batch<'_> {
     Batch {
         inputs: &sequences.inputs,
         targets: &sequences.targets,

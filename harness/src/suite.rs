@@ -619,6 +619,7 @@ mod tests {
             precision: "f32".into(),
             jobs,
             threads: 1,
+            tensorboard: false,
             budget: None,
             scale: None,
             calibration: None,

@@ -9,14 +9,15 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow};
 use datasets::{Batches, Layout, Order, Split, Store};
-use models::{Device, Precision, Seeded, UnknownName};
+use models::{Device, Learner, Precision, Seeded, UnknownName};
 use results::record::Session;
 
 use crate::exit::{Exit, UserError, one_line};
 use crate::files;
+use crate::hugging_face::Folder;
 use crate::journal::{self, Journal};
 use crate::lease::{Claim, Lease, LostLease};
-use crate::matrix::Cell;
+use crate::matrix::{Cell, InitialWeights};
 use crate::plan::Plan;
 use crate::progress::warn;
 use crate::run::{self, Data, Outcome};
@@ -92,6 +93,9 @@ pub fn work(directory: &Path, supervised: bool, place: Place) -> Result<Exit> {
     }
     let mut journal = Journal::open(directory, &cell, lease, session(&plan))?;
     journal.copy_to_stdout();
+    if plan.tensorboard {
+        journal.write_events();
+    }
     let ended = catch_unwind(AssertUnwindSafe(|| {
         train(&plan, &cell, &mut journal, &stop)
     }));
@@ -182,6 +186,12 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
     let precision: Precision = cell.precision.parse().map_err(unknown)?;
     let mut learner =
         models::learner(&cell.network(), &algorithm.adamw, device, precision, &draws)?;
+    // A run that goes on has these weights behind it, and its folder may be gone.
+    if let Some(initial) = &cell.initial
+        && journal.newest_checkpoint()?.is_none()
+    {
+        start_from(initial, learner.as_mut())?;
+    }
     run::run(&algorithm, learner.as_mut(), &draws, &data, journal, stop)
 }
 
@@ -208,8 +218,26 @@ pub fn kind(device: Device) -> &'static str {
     }
 }
 
+/// Replaces the random weights by those of a Hugging Face folder.
+fn start_from(initial: &InitialWeights, learner: &mut dyn Learner) -> Result<()> {
+    let folder = Folder::open(&initial.folder)?;
+    if folder.hash()? != initial.hash {
+        let message = format!(
+            "{} holds other weights than this run was planned with",
+            initial.folder.display()
+        );
+        return Err(UserError::new(message)
+            .hint("name another folder with --out to start from what it holds now")
+            .into());
+    }
+    folder.load_into(learner)
+}
+
 /// The plan of the suite that a run directory lies in, and the cell that it is named after.
-fn assignment(directory: &Path) -> Result<(Plan, Cell)> {
+///
+/// # Errors
+/// [`UserError`] for a directory that is no run of a suite.
+pub fn assignment(directory: &Path) -> Result<(Plan, Cell)> {
     // By its own name, also where it was given as `.` or with `..` in it; it need not be there yet.
     let whole = std::path::absolute(directory)
         .with_context(|| format!("cannot resolve {}", directory.display()))?;

@@ -6,6 +6,7 @@ use crate::cli::MatrixOptions;
 use crate::exit::{Exit, ReaderGone};
 use crate::progress::warn;
 use crate::suite::{self, SuiteOutcome};
+use crate::tensorboard;
 
 /// Trains what the flags ask for, as far as it is not done, and prints the tables.
 ///
@@ -24,6 +25,12 @@ pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
 pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
     let planned = request.settle(false)?;
     let outcome = suite::run_suite(&request.directory, &planned.asked)?;
+    if planned.asked.tensorboard {
+        // Those that had ended before anyone asked for event files.
+        for cell in &planned.asked.cells {
+            tensorboard::complete(&request.directory.join(cell.directory()))?;
+        }
+    }
     let runs = tables::runs(&request.directory)?;
     let folder = tables::write(&runs, &request.directory)?;
     if outcome == SuiteOutcome::Stopped && !json {

@@ -12,11 +12,12 @@ use datasets::{DataError, DataSpec, SourceSpec, Store, TokenizerSpec, Validation
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{Device, Precision, UnknownName};
 
-use crate::cli::SuiteOptions;
+use crate::cli::{PlaceOptions, SuiteOptions};
 use crate::exit::UserError;
-use crate::matrix::{self, Cell, DataKeys, Surroundings};
+use crate::hugging_face::{self, Folder};
+use crate::matrix::{self, Cell, DataKeys, InitialWeights, Surroundings};
 use crate::plan::{self, Budget, Plan};
-use crate::profile::{Data, Profile};
+use crate::profile::{Data, InitFrom, Profile};
 use crate::progress::warn;
 use crate::settings::suggestion;
 use crate::{calibrate, files, worker};
@@ -33,9 +34,9 @@ pub struct Request {
     pub directory: PathBuf,
     only: Vec<String>,
     budget: Option<(String, Budget)>,
-    device: Option<String>,
-    precision: Option<String>,
+    place: PlaceOptions,
     jobs: Option<u64>,
+    tensorboard: bool,
 }
 
 /// A plan and what of the directory it belongs to.
@@ -69,6 +70,10 @@ impl Request {
             assignments.push(format!("data.tokenizer={}", shown(path)?));
         }
         let mut profile = Profile::load(&name, &assignments)?;
+        if let Some(init_from) = &profile.init_from {
+            let given = profile.data.tokenizer.as_deref();
+            profile.data.tokenizer = Some(tokenizer_of(init_from, given)?);
+        }
         if !options.seeds.is_empty() {
             profile.set_seeds(options.seeds.clone())?;
         }
@@ -83,9 +88,9 @@ impl Request {
                 .unwrap_or_else(|| Path::new(super::RUNS).join(&profile.name)),
             only: options.only.clone(),
             budget: budget.transpose().map_err(UserError::new)?,
-            device: options.place.device.clone(),
-            precision: options.place.precision.clone(),
+            place: options.place.clone(),
             jobs: options.jobs,
+            tensorboard: options.tensorboard,
             profile,
         };
         request.check_filters()?;
@@ -109,16 +114,26 @@ impl Request {
     /// something else.
     pub fn plan(&self, with_time: bool) -> anyhow::Result<Planned> {
         let earlier = self.earlier()?;
-        let (device, precision) = self.place()?;
+        let (device, precision) = place(&self.place)?;
+        let folder = self.profile.init_from.as_ref();
+        let folder = folder
+            .map(|init_from| Folder::open(&init_from.directory))
+            .transpose()?;
         let store = self.store()?;
-        let surroundings = Surroundings {
+        let mut surroundings = Surroundings {
             data: DataKeys {
                 hash: store.hash().to_owned(),
                 vocabulary: store.vocabulary() as u64,
             },
             device: worker::kind(device).to_owned(),
             precision: precision.to_string(),
+            initial: None,
         };
+        if let Some(folder) = &folder {
+            folder.check_vocabulary(store.vocabulary())?;
+            surroundings.data.vocabulary = folder.config.network.vocabulary as u64;
+            surroundings.initial = Some(initial_weights(folder)?);
+        }
         let mut cells = matrix::cells(&self.profile, &surroundings)?;
         cells.retain(|cell| self.wants(&cell.size, &cell.method, cell.seed));
         let (jobs, threads) = self.jobs(device, cells.len() as u64);
@@ -130,6 +145,7 @@ impl Request {
             precision: precision.to_string(),
             jobs,
             threads,
+            tensorboard: self.tensorboard,
             budget: self.budget.as_ref().map(|(text, _)| text.clone()),
             scale: None,
             calibration: None,
@@ -226,34 +242,6 @@ impl Request {
             return Err(UserError::new(message).into());
         }
         Ok(None)
-    }
-
-    fn place(&self) -> anyhow::Result<(Device, Precision)> {
-        let device = match self.device.as_deref() {
-            None | Some("auto") => automatic_device(),
-            Some(named) => named
-                .parse()
-                .map_err(|error: UnknownName| UserError::new(error.to_string()))?,
-        };
-        if let Device::Cuda(index) = device
-            && let Some(missing) = models::probe().missing(index)
-        {
-            return Err(UserError::new(format!("--device {device}: {missing}")).into());
-        }
-        let precision = match &self.precision {
-            Some(named) => named
-                .parse()
-                .map_err(|error: UnknownName| UserError::new(error.to_string()))?,
-            None if device == Device::Cpu => Precision::F32,
-            None => Precision::Bf16,
-        };
-        if device == Device::Cpu && precision != Precision::F32 {
-            let message = format!(
-                "--precision {precision}: the CPU computes in f32; leave it out, or use --device cuda"
-            );
-            return Err(UserError::new(message).into());
-        }
-        Ok((device, precision))
     }
 
     /// Prepares the token store, or finds it prepared.
@@ -360,6 +348,74 @@ fn first_of_each_size(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
         .map(|(_, cell)| cell)
 }
 
+/// The tokenizer of the folder that runs start from: its own, or where it has none the one that is given.
+fn tokenizer_of(init_from: &InitFrom, given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let own = match (hugging_face::tokenizer_file(&init_from.directory), given) {
+        (Err(_), Some(given)) => return Ok(given.to_owned()),
+        (own, _) => own?,
+    };
+    let read = |path: &Path| fs::read(path).map_err(files::failed_to("read", path));
+    if let Some(given) = given
+        && given.is_file()
+        && read(given)? != read(&own)?
+    {
+        let message = format!(
+            "tokenizer {}: not that of {}, whose model knows its own tokens alone; leave it out",
+            given.display(),
+            init_from.directory.display()
+        );
+        return Err(UserError::new(message).into());
+    }
+    Ok(own)
+}
+
+/// What a plan keeps of the folder that runs start from; its path is absolute, since workers may be started elsewhere.
+fn initial_weights(folder: &Folder) -> anyhow::Result<InitialWeights> {
+    let directory = folder.directory();
+    if folder.config.tied {
+        warn(&format!(
+            "note: the head of {} is tied to its embedding; it starts as a copy of it and is trained by itself",
+            directory.display()
+        ));
+    }
+    Ok(InitialWeights {
+        folder: fs::canonicalize(directory).map_err(files::failed_to("resolve", directory))?,
+        hash: folder.hash()?,
+    })
+}
+
+/// The device and the precision that are asked for, or those that are best here.
+///
+/// # Errors
+/// A device that is not there, a precision that it does not compute in.
+pub(super) fn place(options: &PlaceOptions) -> anyhow::Result<(Device, Precision)> {
+    let device = match options.device.as_deref() {
+        None | Some("auto") => automatic_device(),
+        Some(named) => named
+            .parse()
+            .map_err(|error: UnknownName| UserError::new(error.to_string()))?,
+    };
+    if let Device::Cuda(index) = device
+        && let Some(missing) = models::probe().missing(index)
+    {
+        return Err(UserError::new(format!("--device {device}: {missing}")).into());
+    }
+    let precision = match &options.precision {
+        Some(named) => named
+            .parse()
+            .map_err(|error: UnknownName| UserError::new(error.to_string()))?,
+        None if device == Device::Cpu => Precision::F32,
+        None => Precision::Bf16,
+    };
+    if device == Device::Cpu && precision != Precision::F32 {
+        let message = format!(
+            "--precision {precision}: the CPU computes in f32; leave it out, or use --device cuda"
+        );
+        return Err(UserError::new(message).into());
+    }
+    Ok((device, precision))
+}
+
 /// `laptop`, or `paper` where CUDA is asked for or found.
 fn default_profile(device: Option<&str>) -> &'static str {
     let cuda = match device {
@@ -379,7 +435,7 @@ fn automatic_device() -> Device {
 }
 
 /// A path as a TOML text.
-fn shown(path: &Path) -> Result<toml::Value, UserError> {
+pub(super) fn shown(path: &Path) -> Result<toml::Value, UserError> {
     let text = path
         .to_str()
         .ok_or_else(|| UserError::new(format!("{}: a path must be valid UTF-8", path.display())))?;

@@ -1,12 +1,15 @@
 //! `relora train`: one cell by flags, through the same machinery as a suite of one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::request::Request;
+use super::request::{Request, shown};
 use super::{bench_all, print};
 use crate::cli::{SuiteOptions, TrainOptions};
 use crate::exit::{Exit, UserError};
 use crate::settings::{MOST_STEPS, Settings};
+
+/// Name of the size of a folder that has no usable name of its own.
+const FOLDER: &str = "init";
 
 /// Trains the cell and prints its tables.
 ///
@@ -15,9 +18,16 @@ use crate::settings::{MOST_STEPS, Settings};
 pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
     let mut set = options.set;
     // As lists of one they replace the profile's own, and --set may still say more about the cell.
-    let (size, method) = (options.size, options.method);
+    let size = options.size.unwrap_or_else(|| {
+        let folder = options.init_from.as_deref();
+        folder.map_or_else(|| FOLDER.to_owned(), size_name)
+    });
+    let method = options.method;
     set.push(format!("sizes=[{}]", toml::Value::from(size.clone())));
     set.push(format!("methods=[{}]", toml::Value::from(method.clone())));
+    if let Some(folder) = &options.init_from {
+        set.push(format!("init_from={}", shown(folder)?));
+    }
     set.extend(options.rank.map(|rank| format!("rank={rank}")));
     let mut suite = SuiteOptions {
         profile: options.profile,
@@ -30,6 +40,7 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         seeds: options.seed.into_iter().collect(),
         place: options.place,
         text: options.text,
+        tensorboard: options.tensorboard,
         ..SuiteOptions::default()
     };
     if let Some(steps) = options.steps {
@@ -48,6 +59,29 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         return Ok(Exit::Success);
     }
     bench_all::train(&request, options.json)
+}
+
+/// A folder's name as that of a size: in lower case, and with nothing that a key of a profile could not be.
+fn size_name(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let name = whole.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name
+        .to_lowercase()
+        .chars()
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() || letter == '_' {
+                letter
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() {
+        FOLDER.to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// The settings that depend on the number of steps, for `steps` of them: as many cycles, and a warm start and warm-ups of the
