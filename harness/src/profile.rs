@@ -675,7 +675,7 @@ impl Profile {
             };
             if shape(&network) != shape(&config.network) {
                 let why = format!(
-                    "size {size} is {:?} (hidden, intermediate, layers, heads), {folder} is {:?}; give the size another name to take the folder's",
+                    "size {size} is {:?} (hidden, intermediate, layers, heads), {folder} is {:?}; a size of another name, with no shape of its own, takes the folder's",
                     shape(&network),
                     shape(&config.network)
                 );
