@@ -29,6 +29,17 @@ golden *CASE:
 golden-mutants *RULE:
     cargo run --package harness --example golden-mutants -- {{RULE}}
 
+# Hugging Face's own libraries load what we write, and we what they write (needs Python; the first time a large download)
+test-hf:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build -p harness
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    environment="$target/test-hf"
+    [ -x "$environment/bin/python" ] || python3 -m venv "$environment"
+    "$environment/bin/pip" install --quiet --requirement tests/hf/requirements.txt
+    "$environment/bin/python" tests/hf/ecosystem.py "$target/debug/relora"
+
 # formatting and lints, warnings denied
 check:
     cargo fmt --all --check

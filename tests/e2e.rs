@@ -18,6 +18,8 @@ fn help_reads_as_it_did() {
         "status",
         "tables",
         "report",
+        "export",
+        "eval",
         "doctor",
         "completions",
     ] {

@@ -5,5 +5,7 @@ mod bad_input;
 mod dialects;
 mod e2e;
 mod faults;
+mod hugging_face;
 mod resume;
 mod support;
+mod tensorboard;

@@ -16,7 +16,7 @@ Examples:
   relora plan --profile paper --budget 24h     what would run and what it would cost
   relora train --size mini --method relora     one run by flags
   relora tables --json                         the tables of the newest suite, for a program
-  relora export runs/train/mini-relora-seed1 model   a run as a folder for transformers
+  relora export RUN model                      a run as a folder for Hugging Face's transformers
   relora doctor                                what is found here, and what is missing
 
 Interrupt a suite at any moment; the same command goes on where it was.";
@@ -100,9 +100,6 @@ pub struct SuiteOptions {
     /// Cells trained at the same time, sharing the cores [default: the profile's]
     #[arg(long, value_name = "N", value_parser = jobs)]
     pub jobs: Option<u64>,
-    /// Write event files for TensorBoard beside metrics.jsonl
-    #[arg(long)]
-    pub tensorboard: bool,
 }
 
 /// Where the arithmetic is done.
@@ -132,6 +129,9 @@ pub struct TextOptions {
 pub struct MatrixOptions {
     #[command(flatten)]
     pub suite: SuiteOptions,
+    /// Write event files for TensorBoard beside metrics.jsonl
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Print the profile with everything resolved, as TOML, and stop
     #[arg(long)]
     pub print_config: bool,
@@ -286,8 +286,12 @@ pub struct EvalOptions {
     /// Sequences that go through the network at once
     #[arg(long, value_name = "N", default_value = "8", value_parser = batch_size)]
     pub batch_size: usize,
-    #[command(flatten)]
-    pub place: PlaceOptions,
+    /// auto, cpu, cuda or cuda:N [default: auto, CUDA where it is usable]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    pub device: Option<String>,
+    /// f32 or bf16, of weights and arithmetic alike
+    #[arg(long, value_name = "PRECISION", default_value = "f32", value_parser = precision)]
+    pub precision: String,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

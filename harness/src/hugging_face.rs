@@ -407,6 +407,9 @@ fn tensors(network: &Network) -> Vec<(String, Vec<usize>)> {
         let norm = |name: &str| (format!("model.layers.{layer}.{name}.weight"), vec![hidden]);
         tensors.push(norm("input_layernorm"));
         for linear in LINEARS {
+            if linear == "mlp.gate_proj" {
+                tensors.push(norm("post_attention_layernorm"));
+            }
             let shape = match linear {
                 "mlp.gate_proj" | "mlp.up_proj" => vec![intermediate, hidden],
                 "mlp.down_proj" => vec![hidden, intermediate],
@@ -414,7 +417,6 @@ fn tensors(network: &Network) -> Vec<(String, Vec<usize>)> {
             };
             tensors.push((format!("model.layers.{layer}.{linear}.weight"), shape));
         }
-        tensors.push(norm("post_attention_layernorm"));
     }
     tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
     tensors.push((HEAD.to_owned(), vec![vocabulary, hidden]));

@@ -186,7 +186,7 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
     let precision: Precision = cell.precision.parse().map_err(unknown)?;
     let mut learner =
         models::learner(&cell.network(), &algorithm.adamw, device, precision, &draws)?;
-    // A run that goes on has these weights behind it, and its folder may be gone.
+    // A run that goes on has them behind it.
     if let Some(initial) = &cell.initial
         && journal.newest_checkpoint()?.is_none()
     {

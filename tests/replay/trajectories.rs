@@ -290,6 +290,7 @@ impl Recording {
             },
             settings,
             warm_start,
+            initial: None,
         })
     }
 

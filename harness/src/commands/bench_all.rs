@@ -13,7 +13,7 @@ use crate::tensorboard;
 /// # Errors
 /// Those of [`Request::new`] and [`Request::plan`], and what the disk says.
 pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
-    let request = Request::new(&options.suite)?;
+    let request = Request::new(&options.suite)?.with_event_files(options.tensorboard);
     if options.print_config {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);

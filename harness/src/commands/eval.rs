@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::request::place;
 use super::{print, print_json};
-use crate::cli::EvalOptions;
+use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
 use crate::run::view;
@@ -50,7 +50,10 @@ struct Evaluation {
 pub fn run(options: EvalOptions) -> Result<Exit> {
     let folder = Folder::open(&options.directory)?;
     let tokenizer = folder.tokenizer()?;
-    let (device, precision) = place(&options.place)?;
+    let (device, precision) = place(&PlaceOptions {
+        device: options.device,
+        precision: Some(options.precision),
+    })?;
     let directory = tempfile::tempdir().context("cannot make a temporary folder")?;
     let store = Arc::new(tokenize(&options.data, &tokenizer, directory.path())?);
     let targets = store.validation_tokens().saturating_sub(1);

@@ -90,7 +90,7 @@ impl Request {
             budget: budget.transpose().map_err(UserError::new)?,
             place: options.place.clone(),
             jobs: options.jobs,
-            tensorboard: options.tensorboard,
+            tensorboard: false,
             profile,
         };
         request.check_filters()?;
@@ -105,6 +105,13 @@ impl Request {
         let first = self.profile.seeds.first().copied();
         self.profile.set_seeds(first.into_iter().collect())?;
         Ok(self)
+    }
+
+    /// The same with event files for TensorBoard, if they are wanted.
+    #[must_use]
+    pub fn with_event_files(mut self, wanted: bool) -> Request {
+        self.tensorboard = wanted;
+        self
     }
 
     /// Looks at the device, prepares the text (with its progress on standard error), and fixes the cells.

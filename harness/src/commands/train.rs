@@ -40,7 +40,6 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         seeds: options.seed.into_iter().collect(),
         place: options.place,
         text: options.text,
-        tensorboard: options.tensorboard,
         ..SuiteOptions::default()
     };
     if let Some(steps) = options.steps {
@@ -53,7 +52,9 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         let settings = request?.profile.settings(&size, &method)?.0;
         suite.set.splice(0..0, proportioned(&settings, steps));
     }
-    let request = Request::new(&suite)?.with_first_seed()?;
+    let request = Request::new(&suite)?
+        .with_first_seed()?
+        .with_event_files(options.tensorboard);
     if options.print_config {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
