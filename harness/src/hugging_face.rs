@@ -387,7 +387,7 @@ fn weight_files(directory: &Path) -> Result<Vec<PathBuf>, UserError> {
         .collect();
     // Beside the index and nowhere else.
     let plain = |name: &&str| Path::new(name).file_name() == Some(name.as_ref());
-    if names.is_empty() || !names.iter().all(|name| plain(name)) {
+    if names.is_empty() || !names.iter().all(plain) {
         let message = format!("{}: weight_map must name files beside it", path.display());
         return Err(UserError::new(message));
     }
