@@ -10,10 +10,11 @@ use results::record::{AnglesRecord, SpectrumOf, SpectrumRecord};
 use results::spectra::{Angles, Matrix, Product, product, spectrum};
 
 use crate::algorithm::MethodSwitches;
-use crate::checkpoint::{self, Checkpoint, Floats, MergedFactors};
+use crate::checkpoint::{self, Checkpoint, MergedFactors};
 use crate::files;
 use crate::matrix::Cell;
 use crate::settings::BaseName;
+use crate::tensor_file::TensorFile;
 
 /// The linear layers of a block, by their paths in the network: those of the paper's figure 4 (query, key, value, up, down)
 /// and the two that it leaves out.
@@ -30,7 +31,7 @@ const LAYERS: [&str; 7] = [
 /// What an update is measured from.
 enum Start {
     /// The weights at the end of a warm start.
-    Checkpoint(Checkpoint),
+    Checkpoint(TensorFile),
     /// The weights as they were drawn.
     Drawn(Seeded),
     /// Nothing: the base has been zero from the first step.
@@ -50,10 +51,8 @@ impl Start {
             let folder = checkpoint::folder(&suite.join(directory));
             let place = checkpoint::at_step(&folder, warm_start_steps);
             if place.is_dir() {
-                return Ok((
-                    warm_start_steps,
-                    Start::Checkpoint(Checkpoint::open(&place)?),
-                ));
+                let weights = Checkpoint::open(&place)?.weights()?;
+                return Ok((warm_start_steps, Start::Checkpoint(weights)));
             }
         }
         ensure!(
@@ -73,7 +72,7 @@ impl Start {
     fn weight(&self, module: &str, shape: [usize; 2]) -> Result<Option<Vec<f32>>> {
         let name = format!("{module}.weight");
         Ok(match self {
-            Start::Checkpoint(checkpoint) => checkpoint.floats(&name)?.map(|floats| floats.values),
+            Start::Checkpoint(weights) => Some(weights.values(&name)?),
             Start::Drawn(draws) => Some(draws.values(&Draw {
                 name: &name,
                 role: DrawRole::Weight,
@@ -94,7 +93,8 @@ pub fn of_run(cell: &Cell, suite: &Path) -> Result<Vec<SpectrumRecord>> {
     let directory = suite.join(cell.directory());
     let end = checkpoint::at_step(&checkpoint::folder(&directory), cell.settings.steps);
     let end = Checkpoint::open(&end)
-        .with_context(|| format!("{} has no checkpoint of its end", cell.directory()))?;
+        .with_context(|| format!("{} has no checkpoint of its end", cell.directory()))?
+        .weights()?;
     let (from_step, start) = Start::of(cell, suite)?;
     let restarts = checkpoint::merged_factors(&directory)?;
     let layers = cell.network().layers;
@@ -120,7 +120,7 @@ struct RunOnDisk<'a> {
     start: Start,
     from_step: u64,
     restarts: Vec<MergedFactors>,
-    end: Checkpoint,
+    end: TensorFile,
 }
 
 impl RunOnDisk<'_> {
@@ -141,7 +141,7 @@ impl RunOnDisk<'_> {
         let mut before: Option<Product> = None;
         let mut from_step = self.from_step;
         for factors in &self.restarts {
-            let product = self.product(&module, |name| factors.floats(name))?;
+            let product = self.product(&module, &factors.tensors)?;
             let product = product
                 .with_context(|| format!("the factors of step {} lack {module}", factors.step))?;
             records.push(self.record_of_product(
@@ -153,7 +153,7 @@ impl RunOnDisk<'_> {
             (before, from_step) = (Some(product), factors.step);
         }
         let steps = self.cell.settings.steps;
-        if let Some(product) = self.product(&module, |name| self.end.floats(name))? {
+        if let Some(product) = self.product(&module, &self.end)? {
             records.push(self.record_of_product(
                 record(SpectrumOf::Product, steps, Vec::new()),
                 from_step,
@@ -215,49 +215,44 @@ impl RunOnDisk<'_> {
         })
     }
 
-    /// s·BA of the factors that `floats` finds; none where the layer has no factors.
-    fn product(
-        &self,
-        module: &str,
-        floats: impl Fn(&str) -> Result<Option<Floats>>,
-    ) -> Result<Option<Product>> {
-        let Some((b, a, scale)) = self.factors(module, floats)? else {
+    /// s·BA of the factors in a file; none where the layer has no factors.
+    fn product(&self, module: &str, file: &TensorFile) -> Result<Option<Product>> {
+        let Some((b, a, scale)) = self.factors(module, file)? else {
             return Ok(None);
         };
         Ok(Some(product(&b, &a, scale)?))
     }
 
-    fn factors(
-        &self,
-        module: &str,
-        floats: impl Fn(&str) -> Result<Option<Floats>>,
-    ) -> Result<Option<(Matrix, Matrix, f64)>> {
-        let Some(low_rank) = MethodSwitches::of(&self.cell.settings).low_rank else {
+    fn factors(&self, module: &str, file: &TensorFile) -> Result<Option<(Matrix, Matrix, f64)>> {
+        let low_rank = MethodSwitches::of(&self.cell.settings).low_rank;
+        let names = ["lora_B", "lora_A"].map(|factor| format!("{module}.{factor}.weight"));
+        let (Some(low_rank), true) = (low_rank, names.iter().all(|name| file.has(name))) else {
             return Ok(None);
         };
-        let (Some(b), Some(a)) = (
-            floats(&format!("{module}.lora_B.weight"))?,
-            floats(&format!("{module}.lora_A.weight"))?,
-        ) else {
-            return Ok(None);
-        };
+        let [b, a] = names.map(|name| matrix(file, &name));
         let scale = match low_rank.scaling {
             Scaling::Fixed(scale) => scale,
             Scaling::TanhScalar => {
-                let scalar = floats(&format!("{module}.scaling"))?;
-                let scalar = scalar.and_then(|scalar| scalar.values.first().copied());
-                f64::from(scalar.with_context(|| format!("{module} has no scaling"))?).tanh()
+                let scalar = file.values(&format!("{module}.scaling"))?;
+                scalar
+                    .first()
+                    .map_or(0.0, |scalar| f64::from(*scalar).tanh())
             }
         };
-        Ok(Some((matrix(b)?, matrix(a)?, scale)))
+        Ok(Some((b?, a?, scale)))
     }
 
     /// The final weight, product included, minus the one at the start.
     fn update(&self, module: &str) -> Result<Matrix> {
-        let weight = self.end.floats(&format!("{module}.weight"))?;
-        let factors = self.factors(module, |name| self.end.floats(name))?;
+        let name = format!("{module}.weight");
+        let weight = self
+            .end
+            .has(&name)
+            .then(|| self.end.values(&name))
+            .transpose()?;
+        let factors = self.factors(module, &self.end)?;
         let shape = match (&weight, &factors) {
-            (Some(weight), _) => sides(&weight.shape)?,
+            (Some(_), _) => sides(&self.end.info(&name)?.shape)?,
             (None, Some((b, a, _))) => [b.rows(), a.columns()],
             (None, None) => anyhow::bail!("the last checkpoint lacks {module}"),
         };
@@ -265,13 +260,7 @@ impl RunOnDisk<'_> {
         let start = self.start.weight(module, shape)?;
         let mut update: Vec<f64> = weight.map_or_else(
             || vec![0.0; rows * columns],
-            |weight| {
-                weight
-                    .values
-                    .iter()
-                    .map(|value| f64::from(*value))
-                    .collect()
-            },
+            |weight| weight.into_iter().map(f64::from).collect(),
         );
         if let Some(start) = start {
             ensure!(
@@ -297,9 +286,9 @@ fn sides(shape: &[usize]) -> Result<[usize; 2]> {
         .with_context(|| format!("a tensor of shape {shape:?} is no matrix"))
 }
 
-fn matrix(floats: Floats) -> Result<Matrix> {
-    let [rows, columns] = sides(&floats.shape)?;
-    Ok(Matrix::new(rows, columns, floats.values)?)
+fn matrix(file: &TensorFile, name: &str) -> Result<Matrix> {
+    let [rows, columns] = sides(&file.info(name)?.shape)?;
+    Ok(Matrix::new(rows, columns, file.values(name)?)?)
 }
 
 /// Where a run keeps its spectra.
