@@ -28,6 +28,7 @@ fn cell(method: &str, dialect: &str, more: &[&str]) -> Cell {
         },
         device: "cpu".into(),
         precision: "f32".into(),
+        initial: None,
     };
     let cells = matrix::cells(&profile, &surroundings).expect("cells");
     cells
