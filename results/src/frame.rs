@@ -10,7 +10,7 @@ mod tables;
 
 pub use columns::{Description, VOLATILE_COLUMNS, describe};
 pub use read::{FrameError, read};
-pub(crate) use tables::UNRESOLVED_DIVERGED;
+pub(crate) use tables::{BETTER_ALONE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 
 use crate::record::{Record, RowKeys, RunResult, Session, SpectrumRecord, Status, StepRecord};
 use std::collections::BTreeMap;

@@ -314,7 +314,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "verdict",
-        "better or worse than the reference where difference_p_adjusted < 0.05, else unresolved; unresolved: diverged where the side with the lower loss diverged on some seeds",
+        "better or worse than the reference where difference_p_adjusted < 0.05; better alone or worse alone where only the interval of the difference excludes zero; else unresolved; unresolved: diverged where the side with the lower loss diverged on some seeds",
         "",
     ),
     (

@@ -420,6 +420,12 @@ impl Runs {
 /// those that it did not.
 pub(crate) const UNRESOLVED_DIVERGED: &str = "unresolved: diverged";
 
+/// The verdict on a difference below zero by its own interval, but not when all methods of the table are tested at once.
+pub(crate) const BETTER_ALONE: &str = "better alone";
+
+/// The same above zero.
+pub(crate) const WORSE_ALONE: &str = "worse alone";
+
 fn quantity(record: &SpectrumRecord) -> &'static str {
     match record.quantity {
         SpectrumOf::Update => "update",
@@ -568,10 +574,13 @@ impl Compared<'_> {
             .is_some_and(|reference| reference.row().method == self.group.row().method)
     }
 
-    /// `better` or `worse` where the adjusted p-value is below the level of significance, else `unresolved`;
+    /// `better` or `worse` where the adjusted p-value is below the level of significance, [`BETTER_ALONE`] or
+    /// [`WORSE_ALONE`] where only the difference's own interval excludes zero, else `unresolved`;
     /// [`UNRESOLVED_DIVERGED`] where the side with the lower loss has lost seeds to divergence.
     fn verdict(&self) -> Option<&'static str> {
-        let point = self.difference?.estimate.point;
+        let Estimate {
+            point, interval, ..
+        } = self.difference?.estimate;
         let significant = self.p_adjusted.is_some_and(|p| p < SIGNIFICANCE);
         // Only the seeds that survived are compared: who lost some to divergence cannot win by the others, neither the
         // method nor the reference.
@@ -584,6 +593,8 @@ impl Compared<'_> {
             Some(ahead) if ahead.has_diverged() => UNRESOLVED_DIVERGED,
             Some(_) if significant && point < 0.0 => "better",
             Some(_) if significant => "worse",
+            _ if interval.as_ref().is_some_and(|it| it.high < 0.0) => BETTER_ALONE,
+            _ if interval.as_ref().is_some_and(|it| it.low > 0.0) => WORSE_ALONE,
             _ => "unresolved",
         })
     }

@@ -7,7 +7,7 @@ mod spectra;
 
 pub use spectra::spectra;
 
-use crate::frame::{Runs, UNRESOLVED_DIVERGED};
+use crate::frame::{BETTER_ALONE, Runs, UNRESOLVED_DIVERGED, WORSE_ALONE};
 use crate::record::Status;
 use crate::statistics::{Estimate, Interval, LEVEL, SIGNIFICANCE};
 use polars::prelude::{AnyValue, DataFrame};
@@ -360,16 +360,6 @@ fn not_complete(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {
     text
 }
 
-/// `better` or `worse` where the difference's own interval excludes zero, whatever the number of comparisons.
-fn alone(difference: &Estimate) -> Option<&'static str> {
-    let interval = difference.interval.as_ref()?;
-    match (interval.high < 0.0, interval.low > 0.0) {
-        (true, _) => Some("better"),
-        (_, true) => Some("worse"),
-        _ => None,
-    }
-}
-
 /// What is not resolved against the reference, the smallest difference that is, and pairs that are missing.
 fn differences(rows: &[Cells<'_>]) -> String {
     let Some(reference) = reference(rows) else {
@@ -393,26 +383,22 @@ fn differences(rows: &[Cells<'_>]) -> String {
             plus_minus(difference, true)
         );
     }
-    let (by_interval, unresolved): (Vec<_>, Vec<_>) = compared
-        .iter()
-        .filter(|(row, _)| row.is("verdict", "unresolved"))
-        .partition(|(_, difference)| alone(difference).is_some());
-    let withheld = compared
-        .iter()
-        .filter(|(row, _)| row.is("verdict", UNRESOLVED_DIVERGED))
-        .collect();
-    for (what, rows) in [
+    for (what, verdicts) in [
         (
             "Resolved by their own intervals, but not all at once",
-            by_interval,
+            &[BETTER_ALONE, WORSE_ALONE][..],
         ),
-        ("Not resolved", unresolved),
+        ("Not resolved", &["unresolved"]),
         (
             "Not judged, since the side that looks better diverged on some seeds",
-            withheld,
+            &[UNRESOLVED_DIVERGED],
         ),
     ] {
-        let names: Vec<String> = rows.iter().map(|(row, _)| row.name()).collect();
+        let names: Vec<String> = compared
+            .iter()
+            .filter(|(row, _)| verdicts.iter().any(|verdict| row.is("verdict", verdict)))
+            .map(|(row, _)| row.name())
+            .collect();
         if !names.is_empty() {
             let _ = writeln!(
                 text,
@@ -576,10 +562,6 @@ impl Cells<'_> {
             return [String::new(), String::new()];
         };
         let verdict = self.text("verdict").unwrap_or_default();
-        let verdict = match alone(&difference) {
-            Some(alone) if verdict == "unresolved" => format!("{alone} alone"),
-            _ => verdict,
-        };
         let verdict = match self.number("difference_p_adjusted") {
             Some(p) => format!("{verdict} ({})", probability(p)),
             None => verdict,

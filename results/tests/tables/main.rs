@@ -218,6 +218,28 @@ fn one_seed_has_no_interval_and_no_verdict_but_unresolved() {
     );
 }
 
+/// Differences of 0.02, 0.03 and 0.04: t = 0.03 / (0.01 / sqrt 3) = 5.196, two-sided p with two degrees of freedom 0.0351,
+/// twice that after Holm beside a comparison that shows nothing; 0.03 ± 4.303 * 0.00577 excludes zero.
+#[test]
+fn a_verdict_by_its_own_interval_stands_in_the_frames_as_it_is_printed() {
+    let suite = Suite::new();
+    for (seed, (full, relora, lora)) in [(4.50, 0.02, 0.1), (4.55, 0.03, -0.1), (4.47, 0.04, 0.0)]
+        .into_iter()
+        .enumerate()
+    {
+        suite.complete("micro", "full", seed as u64, full);
+        suite.complete("micro", "relora", seed as u64, full + relora);
+        suite.complete("micro", "lora", seed as u64, full + lora);
+    }
+    let runs = suite.read();
+    assert_eq!(text(&runs.perplexity(), "relora", "verdict"), "worse alone");
+    assert_eq!(text(&runs.ablations(), "full", "verdict"), "better alone");
+    let report = markdown(&runs);
+    for printed in ["worse alone (0.070)", "better alone (0.070)"] {
+        assert!(report.contains(printed), "{printed} in\n{report}");
+    }
+}
+
 /// Three seeds of two methods that complete and differ by far more than they scatter; one of them diverged on a fourth.
 fn survivors(diverged: &str) -> Runs {
     let suite = Suite::new();
