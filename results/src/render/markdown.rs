@@ -122,7 +122,7 @@ fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
         _ => String::new(),
     };
     let sentence = format!(
-        "{tokens}{targets}{}, {}; dialect {}",
+        "{tokens}{targets}on {} in {}; dialect {}",
         one_of("device"),
         one_of("precision"),
         one_of("dialect")
@@ -370,6 +370,22 @@ fn differences(rows: &[Cells<'_>]) -> String {
         .iter()
         .filter_map(|row| Some((row, row.estimate("difference", "difference_pairs")?)))
         .collect();
+    let tests = rows
+        .iter()
+        .filter(|row| row.number("difference_p_adjusted").is_some())
+        .count();
+    if tests > 0 {
+        let _ = writeln!(
+            text,
+            "- p: paired t-test against `{reference}`, adjusted by Holm's method over {tests} {} here; of the same two methods\n  \
+             another table gives another p, since it tests them among others.",
+            if tests == 1 {
+                "comparison"
+            } else {
+                "comparisons"
+            }
+        );
+    }
     let resolved = compared
         .iter()
         .filter(|(row, _)| row.is("verdict", "better") || row.is("verdict", "worse"));
@@ -705,7 +721,7 @@ fn thousands(number: &str) -> String {
     let (whole, fraction) = unsigned
         .find('.')
         .map_or((unsigned, ""), |point| unsigned.split_at(point));
-    if whole.len() < 5 {
+    if whole.len() < 4 {
         return number.to_owned();
     }
     let mut grouped = String::new();
@@ -864,7 +880,7 @@ mod tests {
             "12,346 ± 123"
         );
         assert_eq!(bracketed(&estimate(97.2, 2.1)), "97.2 [95.1, 99.3]");
-        assert_eq!(plus_minus(&estimate(2048.0, 0.0), false), "2048 ± 0");
+        assert_eq!(plus_minus(&estimate(2048.0, 0.0), false), "2,048 ± 0");
     }
 
     #[test]
@@ -883,7 +899,10 @@ mod tests {
     fn numbers_are_grouped_and_abbreviated() {
         assert_eq!(thousands("1228800"), "1,228,800");
         assert_eq!(thousands("-12345.5"), "-12,345.5");
-        assert_eq!(thousands("1234.5"), "1234.5");
+        assert_eq!(
+            [thousands("1234.5"), thousands("123.5")],
+            ["1,234.5", "123.5"]
+        );
         assert_eq!(
             [1.33e6, 58_176_000.0, 1.339e9, 42_000.0].map(millions),
             ["1.33M", "58.2M", "1.34B", "42.0K"]
