@@ -3,7 +3,7 @@
 use crate::algorithm::{Algorithm, MethodSwitches};
 use crate::profile::{Profile, ProfileError, name_fault};
 use crate::schedule::ScheduleError;
-use crate::settings::{NetworkName, ScheduleName, Scope, Setting, Settings};
+use crate::settings::{NetworkName, ScalingName, ScheduleName, Scope, Setting, Settings};
 use models::{Network, cost};
 use results::record::RowKeys;
 use serde::{Deserialize, Serialize};
@@ -185,16 +185,8 @@ fn cell(
         warm_start,
         initial: surroundings.initial.clone(),
     };
-    cell.algorithm().map_err(|error| ProfileError::Value {
-        origin: format!("{size} {method}"),
-        key: error.key().into(),
-        value: cell
-            .settings
-            .show()
-            .into_iter()
-            .find(|(key, _)| *key == error.key())
-            .map_or_else(String::new, |(_, value)| value.to_string()),
-        why: error.to_string(),
+    cell.algorithm().map_err(|error| {
+        profile.wrong(size, method, error.key(&cell.settings), error.to_string())
     })?;
     Ok(cell)
 }
@@ -202,9 +194,10 @@ fn cell(
 impl ScheduleError {
     /// The setting at fault.
     #[must_use]
-    pub fn key(&self) -> &'static str {
+    pub fn key(&self, settings: &Settings) -> &'static str {
         match self {
             ScheduleError::MinimumRatio(_) => "minimum_learning_rate_ratio",
+            ScheduleError::Cycle { .. } if settings.cycle_steps > 0 => "cycle_steps",
             ScheduleError::Cycle { .. } => "restart_every",
             ScheduleError::Warmup { .. } => "warmup_steps",
         }
@@ -407,6 +400,13 @@ impl Cell {
             dialect: self.dialect.clone(),
             low_rank: settings.low_rank,
             rank: settings.low_rank.then_some(settings.rank),
+            alpha: (settings.low_rank && settings.scaling == ScalingName::Fixed)
+                .then_some(settings.alpha),
+            restart_every: settings.restarts.then_some(settings.restart_every),
+            warm_start_steps: settings.warm_start.then_some(settings.warm_start_steps),
+            global_batch_size: Some(settings.global_batch_size),
+            sequence_length: Some(settings.sequence_length),
+            data_hash: Some(self.data.hash.clone()),
             base: settings
                 .low_rank
                 .then(|| settings.base.show().as_str().unwrap_or_default().to_owned()),

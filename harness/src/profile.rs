@@ -436,14 +436,11 @@ impl Profile {
         if names.contains(&name) {
             return Ok(());
         }
-        let near = crate::settings::nearest(name, names.iter().copied()).unwrap_or_default();
+        let near = suggestion(name, names);
         let suggestion = if entry.origin == SET {
-            format!(
-                "profile `{}` runs no {kind} `{name}`; did you mean `{near}`?",
-                self.name
-            )
+            format!("profile `{}` runs no {kind} `{name}`; {near}", self.name)
         } else {
-            format!("there is no {kind} `{name}`; did you mean `{near}`?")
+            format!("there is no {kind} `{name}`; {near}")
         };
         Err(ProfileError::UnknownKey {
             origin: entry.origin.clone(),
@@ -569,7 +566,21 @@ impl Profile {
         let names = recipe::preset_names();
         Err(match entry {
             Some(entry) => entry.wrong(suggestion(&name, &names)),
-            None => unknown("method", method, &[names, self.own_methods()].concat()),
+            None => {
+                let known = [names, self.own_methods()].concat();
+                let lists = self.entries.iter().rev();
+                let mut lists = lists.filter(|entry| entry.path == ["methods"]);
+                match lists.next() {
+                    // Where a file lists it, the file and line are what its author looks for.
+                    Some(list) if list.origin != SET && self.methods.iter().any(|it| it == method) => {
+                        list.wrong(format!(
+                            "unknown method `{method}` (one of your own needs `preset` in [method.{method}]): {}",
+                            suggestion(method, &known)
+                        ))
+                    }
+                    _ => unknown("method", method, &known),
+                }
+            }
         })
     }
 
@@ -587,8 +598,111 @@ impl Profile {
     /// # Errors
     /// An unknown size or method, or a value that cannot be, with where it was written.
     pub fn settings(&self, size: &str, method: &str) -> Result<(Settings, Network), ProfileError> {
+        let (settings, origins) = self.layered(size, method)?;
+        let wrong = |key: &str, why| wrong(size, method, &settings, &origins, key, why);
+        settings
+            .check()
+            .map_err(|found| wrong(found.key, found.why))?;
+        let network = self.network(size, &settings)?;
+        network
+            .check()
+            .map_err(|error| wrong("hidden", error.to_string()))?;
+        if let Some(InitFrom { directory, config }) = &self.init_from {
+            let folder = directory.display();
+            if settings.network == NetworkName::Matched {
+                let why = format!(
+                    "method {method} trains a network of its own, which cannot start from {folder}; leave it out"
+                );
+                return Err(wrong("network", why));
+            }
+            let shape = |network: &Network| {
+                [
+                    network.hidden,
+                    network.intermediate,
+                    network.layers,
+                    network.heads,
+                ]
+            };
+            if shape(&network) != shape(&config.network) {
+                let why = format!(
+                    "size {size} is {:?} (hidden, intermediate, layers, heads), {folder} is {:?}; a size of another name, with no shape of its own, takes the folder's",
+                    shape(&network),
+                    shape(&config.network)
+                );
+                return Err(wrong("hidden", why));
+            }
+        }
+        if let Some(low_rank) = MethodSwitches::of(&settings).low_rank {
+            low_rank
+                .check(&network)
+                .map_err(|error| wrong("rank", format!("size {size}: {error}")))?;
+        }
+        Ok((settings, network))
+    }
+
+    /// The settings of one size and method as they would be, unchecked, without the last bare `--set` of a key.
+    ///
+    /// # Errors
+    /// An unknown method.
+    pub fn settings_before_set(
+        &self,
+        key: &str,
+        size: &str,
+        method: &str,
+    ) -> Result<Settings, ProfileError> {
+        let mut before = self.clone();
+        let last = before.entries.iter().rposition(|entry| entry.path == [key]);
+        if let Some(last) = last {
+            before.entries.remove(last);
+        }
+        Ok(before.layered(size, method)?.0)
+    }
+
+    /// Where the paths of the text were written; none where `--data` or `--set` says them.
+    #[must_use]
+    pub fn origin_of_paths(&self) -> Option<&str> {
+        let mut entries = self.entries.iter().rev();
+        let entry = entries.find(|entry| entry.path == ["data", "paths"])?;
+        (entry.origin != SET).then_some(entry.origin.as_str())
+    }
+
+    /// Place of a size and a method in the order of tables: that of the profile's own lists, whatever a command asks for of
+    /// them, with `full` first; those that it does not list come last.
+    #[must_use]
+    pub fn place(&self, size: &str, method: &str) -> (usize, bool, usize) {
+        let position = |key: &str, name: &str| {
+            let lists = self
+                .entries
+                .iter()
+                .rev()
+                .filter(|entry| entry.path == [key]);
+            let (set, written): (Vec<&Entry>, Vec<&Entry>) =
+                lists.partition(|entry| entry.origin == SET);
+            let names = written.into_iter().chain(set);
+            let names = names.flat_map(|entry| entry.value.as_array().into_iter().flatten());
+            let mut names = names.filter_map(Value::as_str);
+            names.position(|known| known == name).unwrap_or(usize::MAX)
+        };
+        (
+            position("sizes", size),
+            method != "full",
+            position("methods", method),
+        )
+    }
+
+    /// A value of a size and method that cannot be, with where it was written.
+    #[must_use]
+    pub fn wrong(&self, size: &str, method: &str, key: &str, why: String) -> ProfileError {
+        match self.layered(size, method) {
+            Ok((settings, origins)) => wrong(size, method, &settings, &origins, key, why),
+            Err(error) => error,
+        }
+    }
+
+    /// The settings of one size and method, unchecked, and the entries that they are from, the least specific first.
+    fn layered(&self, size: &str, method: &str) -> Result<(Settings, Origins<'_>), ProfileError> {
         let mut settings = Settings::default();
-        let mut origins: Vec<(String, &Entry)> = Vec::new();
+        let mut origins = Origins::new();
         let mut lay = |settings: &mut Settings, path: &[&str]| -> Result<(), ProfileError> {
             for entry in &self.entries {
                 let Some((key, prefix)) = entry.path.split_last() else {
@@ -636,58 +750,7 @@ impl Profile {
         }
         // A bare `--set KEY=VALUE` has no path before the key and is the most specific of all.
         lay(&mut settings, &[])?;
-
-        let wrong = |key: &str, why: String| {
-            let written = origins.iter().rev().find(|(known, _)| known == key);
-            let shown = settings.show().into_iter().find(|(known, _)| *known == key);
-            ProfileError::Value {
-                origin: written.map_or_else(
-                    || format!("{size} {method}"),
-                    |(_, entry)| entry.origin.clone(),
-                ),
-                key: written.map_or_else(|| key.to_owned(), |(_, entry)| entry.key()),
-                value: shown.map_or_else(String::new, |(_, value)| value.to_string()),
-                why,
-            }
-        };
-        settings
-            .check()
-            .map_err(|found| wrong(found.key, found.why))?;
-        let network = self.network(size, &settings)?;
-        network
-            .check()
-            .map_err(|error| wrong("hidden", error.to_string()))?;
-        if let Some(InitFrom { directory, config }) = &self.init_from {
-            let folder = directory.display();
-            if settings.network == NetworkName::Matched {
-                let why = format!(
-                    "method {method} trains a network of its own, which cannot start from {folder}; leave it out"
-                );
-                return Err(wrong("network", why));
-            }
-            let shape = |network: &Network| {
-                [
-                    network.hidden,
-                    network.intermediate,
-                    network.layers,
-                    network.heads,
-                ]
-            };
-            if shape(&network) != shape(&config.network) {
-                let why = format!(
-                    "size {size} is {:?} (hidden, intermediate, layers, heads), {folder} is {:?}; a size of another name, with no shape of its own, takes the folder's",
-                    shape(&network),
-                    shape(&config.network)
-                );
-                return Err(wrong("hidden", why));
-            }
-        }
-        if let Some(low_rank) = MethodSwitches::of(&settings).low_rank {
-            low_rank
-                .check(&network)
-                .map_err(|error| wrong("rank", format!("size {size}: {error}")))?;
-        }
-        Ok((settings, network))
+        Ok((settings, origins))
     }
 
     /// The size's own network, by name, by the four numbers in its section, or that of the folder that the runs start from.
@@ -866,6 +929,40 @@ impl Profile {
 /// The origin of what the command line sets.
 const SET: &str = "--set";
 
+/// Keys of the settings with the entries that set them, the last of a key deciding.
+type Origins<'a> = Vec<(String, &'a Entry)>;
+
+/// The error about a key, with where its value was written; and where it would fit the profile's own number of steps but not
+/// the one that `--set` asks for, the way out.
+fn wrong(
+    size: &str,
+    method: &str,
+    settings: &Settings,
+    origins: &Origins<'_>,
+    key: &str,
+    why: String,
+) -> ProfileError {
+    let written = |key: &str| origins.iter().rev().find(|(known, _)| known == key);
+    let from_set = |key: &str| written(key).is_some_and(|(_, entry)| entry.origin == SET);
+    let shown = settings.show().into_iter().find(|(known, _)| *known == key);
+    let in_steps = key.ends_with("_steps") || key == "restart_every";
+    let way_out = if in_steps && from_set("steps") && !from_set(key) {
+        format!(
+            "; --set steps = {} changes no other key: set {key} with it, or let `relora train --steps` or --budget shorten all in proportion",
+            settings.steps
+        )
+    } else {
+        String::new()
+    };
+    let entry = written(key).map(|(_, entry)| entry);
+    ProfileError::Value {
+        origin: entry.map_or_else(|| format!("{size} {method}"), |entry| entry.origin.clone()),
+        key: entry.map_or_else(|| key.to_owned(), |entry| entry.key()),
+        value: shown.map_or_else(String::new, |(_, value)| value.to_string()),
+        why: format!("{why}{way_out}"),
+    }
+}
+
 fn unknown(kind: &'static str, name: &str, names: &[&str]) -> ProfileError {
     ProfileError::UnknownName {
         kind,
@@ -910,13 +1007,12 @@ fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
     match Settings::KEYS.iter().find(|(known, _)| *known == key) {
         None => {
             let names: Vec<&str> = Settings::KEYS.iter().map(|(known, _)| *known).collect();
-            let near = crate::settings::nearest(key, names.iter().copied()).unwrap_or_default();
+            let near = crate::settings::nearest(key, names.iter().copied())
+                .map_or_else(String::new, |near| format!("did you mean `{near}`? "));
             Err(ProfileError::UnknownKey {
                 origin: entry.origin.clone(),
                 key: entry.key(),
-                suggestion: format!(
-                    "did you mean `{near}`? `relora bench-all --print-config` lists all keys"
-                ),
+                suggestion: format!("{near}`relora bench-all --print-config` lists all keys"),
             })
         }
         // `--set` may still give one to a bare key: it then holds for every method alike.
@@ -968,9 +1064,14 @@ fn read_layer(
         }
         None => {
             let names: Vec<&str> = BUILT_IN.iter().map(|(known, _)| *known).collect();
+            let file = format!("{}.toml", path.display());
             return Err(ProfileError::Unknown {
                 name: name.into(),
-                suggestion: suggestion(name, &names),
+                suggestion: if Path::new(&file).is_file() {
+                    format!("did you mean the file `{file}`?")
+                } else {
+                    suggestion(name, &names)
+                },
             });
         }
     };

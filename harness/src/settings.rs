@@ -535,26 +535,29 @@ impl Settings {
     }
 }
 
-/// The name among `names` nearest to `typed`, for messages.
+/// The name among `names` that `typed` most probably meant, for messages: the nearest of those that begin with it, else of
+/// all, unless more than half of the name would have to be changed.
 #[must_use]
 pub fn nearest<'a, N: AsRef<str> + ?Sized + 'a>(
     typed: &str,
     names: impl IntoIterator<Item = &'a N>,
 ) -> Option<&'a str> {
+    let typed = typed.to_lowercase();
     names
         .into_iter()
         .map(AsRef::as_ref)
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&typed.to_lowercase(), &name.to_lowercase()),
-                name,
-            )
+        .filter_map(|name| {
+            let lower = name.to_lowercase();
+            let begins = !typed.is_empty() && lower.starts_with(&typed);
+            let distance = strsim::damerau_levenshtein(&typed, &lower);
+            let near = distance * 2 <= lower.chars().count();
+            (begins || near).then_some((!begins, distance, name))
         })
         .min()
-        .map(|(_, name)| name)
+        .map(|(.., name)| name)
 }
 
-/// `did you mean ...` with the nearest of the names, then all of them.
+/// `did you mean ...` with the nearest of the names, if one is near, then all of them.
 #[must_use]
 pub fn suggestion<N: AsRef<str> + Display>(typed: &str, names: &[N]) -> String {
     let all = names
@@ -564,6 +567,25 @@ pub fn suggestion<N: AsRef<str> + Display>(typed: &str, names: &[N]) -> String {
         .join(", ");
     match nearest(typed, names.iter().map(AsRef::as_ref)) {
         Some(name) => format!("did you mean `{name}`? There are: {all}"),
-        None => "there are none".into(),
+        None if names.is_empty() => "there are none".into(),
+        None => format!("there are: {all}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suggestion_begins_with_what_was_typed_or_is_near_to_it() {
+        let names = ["full", "relora-no-restart", "lora", "relora", "runs"];
+        assert_eq!(nearest("rel", names), Some("relora"));
+        assert_eq!(nearest("relora-no", names), Some("relora-no-restart"));
+        assert_eq!(nearest("Reolra", names), Some("relora"));
+        assert_eq!(nearest("ppl", names), None);
+        assert_eq!(
+            suggestion("ppl", &["full", "runs"]),
+            "there are: full, runs"
+        );
     }
 }

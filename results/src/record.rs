@@ -39,6 +39,10 @@ pub struct RowKeys {
     pub low_rank: bool,
     /// Rank r of the factors; none for full-rank methods.
     pub rank: Option<u64>,
+    /// Numerator of the scale alpha / r of the product; none for full-rank methods, for a trained scale, and in runs of an
+    /// older program.
+    #[serde(default)]
+    pub alpha: Option<f64>,
     /// What stands beside the low-rank product: `keep`, `zero` or `none`; none for full-rank methods.
     #[serde(default)]
     pub base: Option<String>,
@@ -52,6 +56,21 @@ pub struct RowKeys {
     pub rewarmup: bool,
     /// Whether full-rank steps come first.
     pub warm_start: bool,
+    /// Update steps from one restart to the next; none for methods without, and in runs of an older program.
+    #[serde(default)]
+    pub restart_every: Option<u64>,
+    /// Full-rank update steps at the beginning; none for methods without, and in runs of an older program.
+    #[serde(default)]
+    pub warm_start_steps: Option<u64>,
+    /// Sequences of an update; none in runs of an older program.
+    #[serde(default)]
+    pub global_batch_size: Option<u64>,
+    /// Tokens of a sequence; none in runs of an older program.
+    #[serde(default)]
+    pub sequence_length: Option<u64>,
+    /// Hash of the tokens and the tokenizer; none in runs of an older program.
+    #[serde(default)]
+    pub data_hash: Option<String>,
     /// Peak learning rate of the method's own stage (after the warm start, if it has one).
     pub learning_rate: f64,
     /// Update steps planned in all, warm start included.

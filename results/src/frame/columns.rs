@@ -155,6 +155,32 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "learning rate of this update; absent for evaluations",
         "1",
     ),
+    (
+        "",
+        "alpha",
+        "numerator of the scale alpha / rank of the product; absent for full-rank methods and for a trained scale",
+        "1",
+    ),
+    (
+        "",
+        "restart_every",
+        "update steps from one restart to the next; absent for methods without",
+        "update steps",
+    ),
+    (
+        "",
+        "warm_start_steps",
+        "full-rank update steps at the beginning; absent for methods without",
+        "update steps",
+    ),
+    ("", "global_batch_size", "sequences of an update", "1"),
+    ("", "sequence_length", "tokens of a sequence", "tokens"),
+    (
+        "",
+        "data_hash",
+        "hash of the tokens and the tokenizer: equal for equal text",
+        "",
+    ),
     ("", "device", "kind of device: cpu or cuda", ""),
     (
         "",

@@ -39,6 +39,12 @@ impl Runs {
         columns.extend(switches(&runs, |run| &run.row));
         columns.extend([
             column("learning_rate", &runs, |run| run.row.learning_rate),
+            column("alpha", &runs, |run| run.row.alpha),
+            column("restart_every", &runs, |run| run.row.restart_every),
+            column("warm_start_steps", &runs, |run| run.row.warm_start_steps),
+            column("global_batch_size", &runs, |run| run.row.global_batch_size),
+            column("sequence_length", &runs, |run| run.row.sequence_length),
+            column("data_hash", &runs, |run| run.row.data_hash.clone()),
             column("tokens_seen", &runs, |run| run.tokens_seen()),
             column("planned_steps", &runs, |run| run.row.planned_steps),
             column("update_steps", &runs, |run| run.update_steps()),
