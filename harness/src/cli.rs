@@ -10,10 +10,10 @@ use clap::{Args, Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   relora bench-all                             every method, on text that is already here
-  relora bench-all --profile smoke             the same in two minutes
-  relora bench-all --only relora --only full   some of the cells
+  relora bench-all --profile smoke             the same in seconds, and too short to say anything
+  relora bench-all --only relora,full          some of the cells
   relora bench-all --data my-text.jsonl.gz     on a text of your own
-  relora plan --profile paper --budget 24h     what would run and what it would cost
+  relora plan --profile paper --data c4        what would run and what it would cost
   relora train --size mini --method relora     one run by flags
   relora tables --json                         the tables of the newest suite, for a program
   relora export RUN model                      a run as a folder for Hugging Face's transformers
@@ -81,15 +81,15 @@ pub struct SuiteOptions {
     /// Directory of the suite [default: runs/<profile>]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Only the cells of a method, a size, a size-method or a cell name; `*` matches anything; may be repeated
-    #[arg(long, value_name = "FILTER")]
+    /// Only the cells of a method, a size, a size-method or a cell name; `*` matches anything; several with commas, or repeated
+    #[arg(long, value_name = "FILTER", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Override one value of the profile, e.g. size.nano.learning_rate=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<String>,
-    /// Seeds, e.g. 1,2,3: every method is trained once with each
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = seed)]
-    pub seeds: Vec<u64>,
+    /// Seeds, e.g. 1,2,3 or 1-3: every method is trained once with each
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = seeds)]
+    pub seeds: Vec<Seeds>,
     /// Size every run to an amount: 24h, "8 gpu-hours", "2B tokens", "1e19 FLOPs"
     #[arg(long, value_name = "AMOUNT")]
     pub budget: Option<String>,
@@ -119,7 +119,7 @@ pub struct TextOptions {
     /// Train on this text: a .txt or .md file, .jsonl (.gz, .zst), a folder of them, or a folder of C4 shards
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Tokenizer to use, a tokenizer.json [default: byte-level BPE trained on the text]
+    /// Tokenizer to use, a tokenizer.json or a folder with one [default: byte-level BPE trained on the text]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -146,17 +146,23 @@ pub struct TrainOptions {
     /// Size of the network: nano, micro, mini, 9m, 20m, 35m, 40m, 60m, 71m, 100m, 130m, 250m, 350m, 1b, 3b, 7b
     #[arg(long, value_name = "SIZE", required_unless_present = "init_from")]
     pub size: Option<String>,
-    /// Method: full, control, lora, low-rank, lora-warm-start, relora, or relora-no-<part>
+    /// Method: full, control, lora, low-rank, lora-warm-start, relora, or relora without one of its parts: relora-no-restart,
+    /// relora-no-optimizer-reset, relora-no-jagged, relora-no-warm-start, relora-no-rewarmup; or one of the profile's own
     #[arg(long, value_name = "METHOD")]
     pub method: String,
     /// Start from the LLaMA in this Hugging Face folder, with its tokenizer, instead of from random weights; its shape
     /// is the size's, and its name the size's name where none is given
     #[arg(long, value_name = "DIR")]
     pub init_from: Option<PathBuf>,
-    /// Rank of the low-rank factors [default: the profile's]
+    /// Rank of the low-rank factors; without --alpha, alpha goes with it, so that the scale alpha / rank stays [default: the
+    /// profile's]
     #[arg(long, value_name = "R")]
     pub rank: Option<u64>,
-    /// Update steps in all, warm start included [default: the profile's]
+    /// Numerator of the scale alpha / rank of the product [default: so that the scale is the profile's]
+    #[arg(long, value_name = "A")]
+    pub alpha: Option<f64>,
+    /// Update steps in all, warm start included; warm start, cycles and warm-ups keep their proportions, and the run its
+    /// number of restarts (--set steps=N changes that key alone) [default: the profile's]
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Seed of weights, data order and every other draw [default: the profile's first]
@@ -189,7 +195,7 @@ pub struct TrainOptions {
 /// A suite to read.
 #[derive(Args, Clone, Debug)]
 pub struct ReadOptions {
-    /// Directory of the suite [default: the one under runs/ that was worked on last]
+    /// Directory of the suite, or its name under runs/ [default: the one there that was worked on last]
     #[arg(value_name = "SUITE")]
     pub suite: Option<PathBuf>,
 }
@@ -252,7 +258,7 @@ pub struct ExplainOptions {
 pub struct ReportOptions {
     #[command(flatten)]
     pub read: ReadOptions,
-    /// File to write [default: <suite>/report.md]
+    /// File to write, - for standard output [default: <suite>/report.md]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -359,6 +365,27 @@ fn seed(text: &str) -> Result<u64, String> {
     text.trim()
         .parse()
         .map_err(|_| "expected a whole number, 0 or more".to_owned())
+}
+
+/// An item of a list of seeds: one, or all from one to another.
+#[derive(Clone, Debug)]
+pub struct Seeds(pub std::ops::RangeInclusive<u64>);
+
+/// More seeds at once are a slip of the keyboard.
+const MOST_SEEDS: u64 = 10_000;
+
+fn seeds(text: &str) -> Result<Seeds, String> {
+    let Some((first, last)) = text.split_once('-') else {
+        return seed(text).map(|seed| Seeds(seed..=seed));
+    };
+    match (seed(first), seed(last)) {
+        (Ok(first), Ok(last)) if first <= last && last - first < MOST_SEEDS => {
+            Ok(Seeds(first..=last))
+        }
+        _ => Err(format!(
+            "expected a whole number, or two with a dash, e.g. 1-3, of at most {MOST_SEEDS} seeds"
+        )),
+    }
 }
 
 fn jobs(text: &str) -> Result<u64, String> {

@@ -54,16 +54,17 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }
 
-/// The suite to read: the one named, or the one under `runs/` that was worked on last.
+/// The suite to read: the one named, by its path or by its name under `runs/`, or the one under `runs/` that was worked on last.
 ///
 /// # Errors
 /// [`UserError`] where there is no suite.
 pub fn suite_directory(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(directory) = named {
-        return match is_suite(directory) {
-            true => Ok(directory.to_owned()),
-            false => Err(no_suite(directory).into()),
-        };
+        let below = Path::new(RUNS).join(directory);
+        let found = [directory, &below].into_iter().find(|it| is_suite(it));
+        return found
+            .map(Path::to_owned)
+            .ok_or_else(|| no_suite(directory).into());
     }
     let newest = suites(Path::new(RUNS))?
         .into_iter()

@@ -5,7 +5,8 @@ use crate::algorithm::MethodSwitches;
 use crate::exit::UserError;
 use crate::files;
 use crate::matrix::Cell;
-use crate::settings::NetworkName;
+use crate::progress::{duration, thousands};
+use crate::settings::{NetworkName, Settings};
 use anyhow::Result;
 use models::{Precision, cost};
 use serde::{Deserialize, Serialize};
@@ -352,9 +353,14 @@ impl FromStr for Budget {
 impl Display for Budget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Budget::Time(time) => write!(formatter, "{:.0} s", time.as_secs_f64()),
-            Budget::Tokens(tokens) => write!(formatter, "{tokens:.4e} tokens"),
-            Budget::Flops(flops) => write!(formatter, "{flops:.4e} FLOPs"),
+            Budget::Time(time) if *time < Duration::from_secs(1) => {
+                write!(formatter, "{} s", time.as_secs_f64())
+            }
+            Budget::Time(time) => write!(formatter, "{}", duration(*time)),
+            Budget::Tokens(tokens) => {
+                write!(formatter, "{} tokens", thousands(tokens.ceil() as u64))
+            }
+            Budget::Flops(flops) => write!(formatter, "{flops:.3e} FLOPs"),
         }
     }
 }

@@ -4,13 +4,16 @@
 //! Here too: a panic on any thread, which poisons the whole process. The tensor library catches panics on its device
 //! thread, logs them and trains on with what is then garbage; a poisoned process writes nothing more.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, IsTerminal};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::Context;
+
+use crate::exit::Exit;
+use crate::progress::warn;
 
 /// What a supervisor writes to a worker's standard input when the budget's time is over.
 pub const BUDGET_LINE: &str = "budget";
@@ -72,18 +75,9 @@ impl Stop {
     /// that was ignored when the process began, as under `nohup`, stays ignored, here and in the processes that it starts.
     ///
     /// # Errors
-    /// When the process has such handlers already.
+    /// When the system does not let them be handled.
     pub fn install_signals(&self) -> anyhow::Result<()> {
-        let stop = self.clone();
-        #[cfg(unix)]
-        let was_ignored = ignore_hangup().context("cannot handle signals")?;
-        ctrlc::set_handler(move || stop.set(Reason::Interrupted))
-            .context("cannot handle signals")?;
-        #[cfg(unix)]
-        if was_ignored {
-            ignore_hangup().context("cannot handle signals")?;
-        }
-        Ok(())
+        on_signals(OnSignal::Set(self.clone()))
     }
 
     /// Listens to the supervisor, which holds the other end of standard input: the line [`BUDGET_LINE`] sets
@@ -155,6 +149,53 @@ fn ignore_hangup() -> nix::Result<bool> {
     // SAFETY: no handler is installed, so nothing can run at a moment at which it must not.
     let before = unsafe { sigaction(Signal::SIGHUP, &ignoring) }?;
     Ok(matches!(before.handler(), SigHandler::SigIgn))
+}
+
+/// What a signal does. The process has one handler, which looks here.
+static ON_SIGNAL: Mutex<Option<OnSignal>> = Mutex::new(None);
+
+enum OnSignal {
+    /// It is passed on.
+    Set(Stop),
+    /// It ends the process.
+    Leave,
+}
+
+fn on_signals(action: OnSignal) -> anyhow::Result<()> {
+    let current = || ON_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner);
+    if current().replace(action).is_some() {
+        return Ok(());
+    }
+    let handler = move || match &*current() {
+        Some(OnSignal::Set(stop)) => stop.set(Reason::Interrupted),
+        Some(OnSignal::Leave) => {
+            // A bar stands on the line.
+            let line = if io::stderr().is_terminal() { "\n" } else { "" };
+            warn(&format!(
+                "{line}stopped before any training; the same command goes on"
+            ));
+            std::process::exit(i32::from(Exit::Stopped.code()));
+        }
+        None => {}
+    };
+    #[cfg(unix)]
+    let was_ignored = ignore_hangup().context("cannot handle signals")?;
+    ctrlc::set_handler(handler).context("cannot handle signals")?;
+    #[cfg(unix)]
+    if was_ignored {
+        ignore_hangup().context("cannot handle signals")?;
+    }
+    Ok(())
+}
+
+/// Until [`Stop::install_signals`], lets SIGINT, SIGTERM and SIGHUP end the process at once, with a line and the exit code of
+/// what was stopped: for what leaves nothing behind that the next command would not find or clear away, as the preparation of
+/// text.
+///
+/// # Errors
+/// When the system does not let them be handled.
+pub fn leave_on_signals() -> anyhow::Result<()> {
+    on_signals(OnSignal::Leave)
 }
 
 /// The first panic of this process, if there was one.

@@ -23,7 +23,8 @@ pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
 
 /// Plans, runs and tabulates.
 pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
-    let planned = request.settle(false)?;
+    let planned = request.settle()?;
+    planned.notes.iter().for_each(|note| warn(note));
     let outcome = suite::run_suite(&request.directory, &planned.asked)?;
     if planned.asked.tensorboard {
         // Those that had ended before anyone asked for event files.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use models::Precision;
+use models::{Precision, cost};
 use serde::Serialize;
 
 use super::request::Request;
@@ -11,7 +11,7 @@ use crate::cli::MatrixOptions;
 use crate::exit::Exit;
 use crate::matrix::Cell;
 use crate::plan::{self, Plan};
-use crate::progress::duration;
+use crate::progress::{duration, warn};
 
 /// Prints the plan of what the flags ask for.
 ///
@@ -23,7 +23,9 @@ pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
     }
-    let plan = request.plan(true)?.asked;
+    let planned = request.plan(true)?;
+    planned.notes.iter().for_each(|note| warn(note));
+    let plan = planned.asked;
     let precision = plan.precision.parse()?;
     let rows: Vec<Row> = plan
         .cells
@@ -52,6 +54,9 @@ struct Document<'a> {
     cells: Vec<Row>,
 }
 
+/// The stage at full rank of a method with a warm start.
+const WARM_START: &str = "warm start";
+
 /// The costs of one cell.
 #[derive(Clone, PartialEq, Serialize)]
 struct Row {
@@ -70,6 +75,8 @@ struct Row {
     activation_bytes: u64,
     logit_bytes: u64,
     workspace_bytes: u64,
+    /// Stage of the run whose memory that is, the one that takes more: `warm start` or `own`.
+    memory_stage: &'static str,
     expected_seconds: Option<f64>,
 }
 
@@ -77,6 +84,18 @@ impl Row {
     fn of(cell: &Cell, precision: Precision, plan: &Plan) -> Row {
         let keys = cell.row();
         let bytes = plan::bytes(cell, precision);
+        let in_warm_start = cell.settings.warm_start && {
+            let settings = &cell.settings;
+            let (rows, length) = (settings.micro_batch_size, settings.sequence_length);
+            let full_rank = cost::bytes(
+                &cell.network(),
+                None,
+                precision,
+                rows as usize,
+                length as usize,
+            );
+            bytes == full_rank
+        };
         Row {
             cell: cell.directory(),
             size: keys.size,
@@ -93,10 +112,32 @@ impl Row {
             activation_bytes: bytes.activations,
             logit_bytes: bytes.logits,
             workspace_bytes: bytes.workspace,
+            memory_stage: if in_warm_start { WARM_START } else { "own" },
             expected_seconds: plan
                 .calibration
                 .as_ref()
                 .map(|calibration| calibration.seconds(cell)),
+        }
+    }
+}
+
+impl Row {
+    /// All classes together.
+    fn memory_bytes(&self) -> u64 {
+        self.weight_bytes
+            + self.gradient_bytes
+            + self.moment_bytes
+            + self.activation_bytes
+            + self.logit_bytes
+            + self.workspace_bytes
+    }
+
+    /// Behind memory that is not the method's own stage's.
+    fn mark(&self) -> &'static str {
+        if self.memory_stage == WARM_START {
+            "*"
+        } else {
+            ""
         }
     }
 }
@@ -109,14 +150,11 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
         "seeds",
         "steps",
         "tokens",
-        "parameters",
-        "trainable",
+        "params",
+        "trained",
         "FLOPs",
-        "weights",
-        "gradients",
         "moments",
-        "activations",
-        "logits",
+        "memory",
         "time each",
     ];
     let mut lines: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
@@ -134,18 +172,23 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
             count(row.total_parameters as f64),
             count(row.trainable_parameters as f64),
             format!("{:.2e}", row.flops),
-            bytes(row.weight_bytes),
-            bytes(row.gradient_bytes),
-            bytes(row.moment_bytes),
-            bytes(row.activation_bytes),
-            bytes(row.logit_bytes),
+            bytes(row.moment_bytes) + row.mark(),
+            bytes(row.memory_bytes()) + row.mark(),
             row.expected_seconds.map_or_else(|| "?".to_owned(), time),
         ]);
     }
+    let footnote = if rows.iter().any(|row| row.memory_stage == WARM_START) {
+        "\n* of the warm start at full rank, which takes more than the method's own stage"
+    } else {
+        ""
+    };
     let total_tokens: u64 = rows.iter().map(|row| row.tokens).sum();
     let total_flops: f64 = rows.iter().map(|row| row.flops).sum();
     let mut text = format!(
-        "profile {}: {}\n\n{}\n",
+        "profile {}: {}\n\n{}\n\
+         params, trained: parameters held, and those that the optimizer updates in the method's own stage\n\
+         memory: weights, gradients, moments, activations and logits of one worker, without the program's own (each by --json)\
+         {footnote}\n\n",
         request.profile.name,
         request.profile.description,
         aligned(&lines)

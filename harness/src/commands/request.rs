@@ -6,9 +6,10 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use datasets::{DataError, DataSpec, SourceSpec, Store, TokenizerSpec, ValidationSpec};
+use datasets::{DataError, DataSpec, SourceSpec, Split, Store, TokenizerSpec, ValidationSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{Device, Precision, UnknownName};
 
@@ -18,9 +19,9 @@ use crate::hugging_face::{self, Folder};
 use crate::matrix::{self, Cell, DataKeys, InitialWeights, Surroundings};
 use crate::plan::{self, Budget, Plan};
 use crate::profile::{Data, InitFrom, Profile};
-use crate::progress::warn;
-use crate::settings::suggestion;
-use crate::{calibrate, files, worker};
+use crate::progress::{thousands, warn};
+use crate::settings::{Documents, suggestion};
+use crate::{calibrate, files, stop, worker};
 
 /// Held while a suite's plan is read, added to and written.
 const LOCK: &str = "plan.lock";
@@ -46,6 +47,8 @@ pub struct Planned {
     pub asked: Plan,
     /// Those and the ones that the suite holds already: what `plan.toml` should say.
     pub whole: Plan,
+    /// What a person should know of it before it runs, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Request {
@@ -75,7 +78,8 @@ impl Request {
             profile.data.tokenizer = Some(tokenizer_of(init_from, given)?);
         }
         if !options.seeds.is_empty() {
-            profile.set_seeds(options.seeds.clone())?;
+            let seeds = options.seeds.iter().flat_map(|seeds| seeds.0.clone());
+            profile.set_seeds(seeds.collect())?;
         }
         let budget = options
             .budget
@@ -114,30 +118,51 @@ impl Request {
         self
     }
 
-    /// Looks at the device, prepares the text (with its progress on standard error), and fixes the cells.
+    /// Looks at the device, prepares the text (with its progress on standard error), and fixes the cells. With `only_looking`
+    /// it measures the machine even without a budget in time, and makes do where nothing could run: without the text that the
+    /// profile names, and over a folder that holds another suite.
     ///
     /// # Errors
     /// A device that is not there, a text that cannot be used, a budget below the least, a directory that holds
     /// something else.
-    pub fn plan(&self, with_time: bool) -> anyhow::Result<Planned> {
+    pub fn plan(&self, only_looking: bool) -> anyhow::Result<Planned> {
         let earlier = self.earlier()?;
         let (device, precision) = place(&self.place)?;
         let folder = self.profile.init_from.as_ref();
         let folder = folder
             .map(|init_from| Folder::open(&init_from.directory))
             .transpose()?;
-        let store = self.store()?;
+        let mut notes = Vec::new();
+        let store = match self.missing_text() {
+            None => Some(Arc::new(self.store()?)),
+            Some(missing) if only_looking && self.profile.data.tokenizer.is_none() => {
+                notes.push(format!(
+                    "{missing} (priced without it, for a vocabulary of {})",
+                    self.profile.data.vocabulary
+                ));
+                None
+            }
+            Some(missing) => return Err(UserError::new(missing).into()),
+        };
         let mut surroundings = Surroundings {
-            data: DataKeys {
-                hash: store.hash().to_owned(),
-                vocabulary: store.vocabulary() as u64,
+            data: match &store {
+                Some(store) => DataKeys {
+                    hash: store.hash().to_owned(),
+                    vocabulary: store.vocabulary() as u64,
+                },
+                None => DataKeys {
+                    hash: String::new(),
+                    vocabulary: self.profile.data.vocabulary,
+                },
             },
             device: worker::kind(device).to_owned(),
             precision: precision.to_string(),
             initial: None,
         };
         if let Some(folder) = &folder {
-            folder.check_vocabulary(store.vocabulary())?;
+            if let Some(store) = &store {
+                folder.check_vocabulary(store.vocabulary())?;
+            }
             surroundings.data.vocabulary = folder.config.network.vocabulary as u64;
             surroundings.initial = Some(initial_weights(folder)?);
         }
@@ -147,7 +172,11 @@ impl Request {
         let mut asked = Plan {
             schema: plan::SCHEMA,
             profile: self.profile.name.clone(),
-            store: store_path(&store)?,
+            store: store
+                .as_deref()
+                .map(store_path)
+                .transpose()?
+                .unwrap_or_default(),
             device: device.to_string(),
             precision: precision.to_string(),
             jobs,
@@ -163,26 +192,47 @@ impl Request {
             .as_ref()
             .filter(|earlier| asked.budget.is_some() && earlier.budget == asked.budget);
         let in_time = matches!(self.budget, Some((_, Budget::Time(_))));
-        if with_time || (in_time && sized.is_none()) {
+        if only_looking || (in_time && sized.is_none()) {
             let known = earlier.as_ref().and_then(|plan| plan.calibration.clone());
+            let validation = store.as_ref().map_or(0, |store| store.validation_tokens());
             asked.calibration = match known {
                 Some(known) => Some(known),
-                None => calibrate::calibrate(&asked, store.validation_tokens())?,
+                None => calibrate::calibrate(&asked, validation)?,
             };
         }
-        match (sized, &self.budget) {
-            (Some(earlier), _) => plan::take_over(&mut asked, earlier)?,
-            (None, Some((_, budget))) => plan::fit(&mut asked, *budget)?,
-            (None, None) => {}
+        let taken_over = match sized {
+            // Over a suite that is another one, a plan is made as if there were none.
+            Some(earlier) if only_looking => plan::take_over(&mut asked, earlier).is_ok(),
+            Some(earlier) => plan::take_over(&mut asked, earlier).map(|()| true)?,
+            None => false,
+        };
+        if let (false, Some((_, budget))) = (taken_over, &self.budget) {
+            plan::fit(&mut asked, *budget)?;
         }
-        let store = Arc::new(store);
-        for cell in first_of_each_size(&asked.cells) {
-            worker::data(cell, &store).with_context(|| format!("size {}", cell.size))?;
+        if let Some(store) = &store {
+            for cell in first_of_each_size(&asked.cells) {
+                let data =
+                    worker::data(cell, store).with_context(|| format!("size {}", cell.size))?;
+                notes.extend(self.few_targets(cell, &data)?);
+            }
+            notes.extend(passes(&asked.cells, store));
         }
-        let whole = match &earlier {
-            Some(earlier) => asked.clone().over(earlier, &self.directory)?,
+        let over = earlier
+            .as_ref()
+            .map(|earlier| asked.clone().over(earlier, &self.directory));
+        let mut whole = match over {
+            Some(Ok(whole)) => whole,
+            Some(Err(error)) if only_looking => {
+                notes.push(format!("warning: {error}"));
+                asked.clone()
+            }
+            Some(Err(error)) => return Err(error.into()),
             None => asked.clone(),
         };
+        // The order of tables is the profile's, whatever part of it was asked for last.
+        whole
+            .cells
+            .sort_by_key(|cell| (self.profile.place(&cell.size, &cell.method), cell.seed));
         for cell in &mut asked.cells {
             if let Some(same) = whole
                 .cells
@@ -192,7 +242,11 @@ impl Request {
                 *cell = same.clone();
             }
         }
-        Ok(Planned { asked, whole })
+        Ok(Planned {
+            asked,
+            whole,
+            notes,
+        })
     }
 
     /// Plans, and writes `plan.toml` into the suite's directory: one process at a time, so that of two that start in one
@@ -200,10 +254,10 @@ impl Request {
     ///
     /// # Errors
     /// Those of [`Request::plan`], and what the disk says.
-    pub fn settle(&self, with_time: bool) -> anyhow::Result<Planned> {
+    pub fn settle(&self) -> anyhow::Result<Planned> {
         let before = self.earlier()?;
         // All that can be wrong is found before the directory is touched.
-        let mut planned = self.plan(with_time)?;
+        let mut planned = self.plan(false)?;
         let path = self.directory.join(LOCK);
         let opened = files::create_directory(&self.directory).and_then(|()| {
             let mut options = fs::OpenOptions::new();
@@ -219,7 +273,7 @@ impl Request {
         })?;
         lock.lock().map_err(files::failed_to("lock", &path))?;
         if self.earlier()? != before {
-            planned = self.plan(with_time)?;
+            planned = self.plan(false)?;
         }
         planned.whole.write(&self.directory)?;
         Ok(planned)
@@ -251,8 +305,53 @@ impl Request {
         Ok(None)
     }
 
+    /// What is missing of the text that the profile itself names, in one line. A path of `--data` is looked at where it is
+    /// opened.
+    fn missing_text(&self) -> Option<String> {
+        let Data { source, paths, .. } = &self.profile.data;
+        let origin = self
+            .profile
+            .origin_of_paths()
+            .filter(|_| source == "path")?;
+        let missing = paths.iter().find(|path| !path.exists())?;
+        Some(format!(
+            "{}: no such file or folder; profile `{}` reads it (data.paths, {origin}): give the folder of its shards with --data DIR \
+             (docs/data.md says where to get C4), or --profile laptop, which needs no download",
+            missing.display(),
+            self.profile.name
+        ))
+    }
+
+    /// A line where the validation set is so small that its loss says little.
+    fn few_targets(&self, cell: &Cell, data: &crate::run::Data) -> anyhow::Result<Option<String>> {
+        let padded = cell.settings.documents == Documents::Padded;
+        let wanted = self.profile.data.validation_tokens;
+        let mut targets = 0;
+        for batch in data.validation.pass() {
+            targets += batch?.targets();
+            if targets >= FEW_TARGETS && (!padded || targets >= wanted / 2) {
+                return Ok(None);
+            }
+        }
+        let why = match (padded, wanted) {
+            (true, 0) => " (a row for each document, truncated or padded)".to_owned(),
+            (true, wanted) => format!(
+                " of {} tokens asked for (a row for each document, truncated or padded)",
+                thousands(wanted)
+            ),
+            (false, _) => String::new(),
+        };
+        Ok(Some(format!(
+            "warning: {}: validation is over {} targets{why}: its loss is a rough figure; raise data.validation_tokens or \
+             data.validation_share",
+            cell.size,
+            thousands(targets)
+        )))
+    }
+
     /// Prepares the token store, or finds it prepared.
     fn store(&self) -> anyhow::Result<Store> {
+        stop::leave_on_signals()?;
         let spec = data_spec(&self.profile.data)?;
         let cache = cache_directory(&self.directory);
         let mut display = Preparation::default();
@@ -344,6 +443,35 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
             .split_first()
             .is_some_and(|(first, others)| first == letter && glob(rest, others)),
     }
+}
+
+/// Fewer validation targets than these are worth a warning.
+const FEW_TARGETS: u64 = 2000;
+
+/// Passes over the training text from which on a person should know of them.
+const SEVERAL_PASSES: f64 = 1.5;
+
+/// A line where runs read the training text several times.
+fn passes(cells: &[Cell], store: &Store) -> Option<String> {
+    let several: Vec<String> = first_of_each_size(cells)
+        .filter_map(|cell| {
+            let passes = match cell.settings.documents {
+                Documents::Packed => cell.planned_tokens() as f64 / store.training_tokens() as f64,
+                Documents::Padded => {
+                    let rows = cell.settings.steps * cell.settings.global_batch_size;
+                    rows as f64 / store.documents(Split::Training) as f64
+                }
+            };
+            (passes > SEVERAL_PASSES).then(|| format!("{} {passes:.1}", cell.size))
+        })
+        .collect();
+    (!several.is_empty()).then(|| {
+        format!(
+            "note: passes over the training text of {} tokens: {}",
+            thousands(store.training_tokens()),
+            several.join(", ")
+        )
+    })
 }
 
 /// A cell of every size: what its batches need is the same for all of them.
@@ -457,14 +585,18 @@ fn data_spec(data: &Data) -> anyhow::Result<DataSpec> {
         source_of_paths(&data.paths, &data.field)?
     };
     let tokenizer = match &data.tokenizer {
-        Some(path) if !path.is_file() => {
-            let message = format!(
-                "tokenizer {}: no such file; give a tokenizer.json",
-                path.display()
-            );
-            return Err(UserError::new(message).into());
+        Some(path) => {
+            let inside = path.join("tokenizer.json");
+            let file = if path.is_dir() { &inside } else { path };
+            if !file.is_file() {
+                let message = format!(
+                    "tokenizer {}: no such file; give a tokenizer.json",
+                    file.display()
+                );
+                return Err(UserError::new(message).into());
+            }
+            TokenizerSpec::File { path: file.clone() }
         }
-        Some(path) => TokenizerSpec::File { path: path.clone() },
         None => TokenizerSpec::Train {
             vocabulary: data.vocabulary as usize,
         },
@@ -565,27 +697,41 @@ fn cache_directory(suite: &Path) -> PathBuf {
 #[derive(Default)]
 struct Preparation {
     stage: Option<&'static str>,
+    has_total: Option<bool>,
     bar: Option<ProgressBar>,
 }
 
 impl Preparation {
     fn show(&mut self, progress: &datasets::Progress) {
-        if self.stage != Some(progress.stage) {
-            self.stage = Some(progress.stage);
-            if io::stderr().is_terminal() {
-                let bar = self.bar.get_or_insert_with(ProgressBar::no_length);
-                let template = "{msg} {wide_bar} {bytes}/{total_bytes} {eta}";
-                bar.set_style(
-                    ProgressStyle::with_template(template)
-                        .unwrap_or_else(|_| ProgressStyle::default_bar()),
-                );
-                bar.set_message(progress.stage);
-            } else {
+        let total = progress.total.filter(|total| *total > 0);
+        let is_new = self.stage.replace(progress.stage) != Some(progress.stage);
+        let is_other = self.has_total.replace(total.is_some()) != Some(total.is_some());
+        if !io::stderr().is_terminal() {
+            if is_new {
                 warn(&format!("text: {}", progress.stage));
             }
+            return;
         }
-        if let Some(bar) = &self.bar {
-            bar.set_length(progress.total.unwrap_or(progress.done));
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::no_length();
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        if is_new || is_other {
+            // A bar of nothing known would be full from the start.
+            let template = if total.is_some() {
+                "{msg} {wide_bar} {bytes}/{total_bytes} {eta}"
+            } else {
+                "{spinner} {msg} {elapsed}"
+            };
+            bar.set_style(
+                ProgressStyle::with_template(template)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar.set_message(progress.stage);
+        }
+        if let Some(total) = total {
+            bar.set_length(total);
             bar.set_position(progress.done);
         }
     }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::request::{Request, shown};
 use super::{bench_all, print};
-use crate::cli::{SuiteOptions, TrainOptions};
+use crate::cli::{Seeds, SuiteOptions, TrainOptions};
 use crate::exit::{Exit, UserError};
-use crate::settings::{MOST_STEPS, Settings};
+use crate::progress::warn;
+use crate::settings::{MOST_STEPS, ScalingName, Settings};
 
 /// Name of the size of a folder that has no usable name of its own.
 const FOLDER: &str = "init";
@@ -28,7 +29,6 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
     if let Some(folder) = &options.init_from {
         set.push(format!("init_from={}", shown(folder)?));
     }
-    set.extend(options.rank.map(|rank| format!("rank={rank}")));
     let mut suite = SuiteOptions {
         profile: options.profile,
         out: Some(
@@ -37,7 +37,11 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
                 .unwrap_or_else(|| PathBuf::from(super::RUNS).join("train")),
         ),
         set,
-        seeds: options.seed.into_iter().collect(),
+        seeds: options
+            .seed
+            .map(|seed| Seeds(seed..=seed))
+            .into_iter()
+            .collect(),
         place: options.place,
         text: options.text,
         ..SuiteOptions::default()
@@ -51,6 +55,10 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         // Without the steps the profile has its own proportions; these become the run's, and --set may still say others.
         let settings = request?.profile.settings(&size, &method)?.0;
         suite.set.splice(0..0, proportioned(&settings, steps));
+    }
+    if options.rank.is_some() || options.alpha.is_some() {
+        let scale = scaled(&mut suite, &size, &method, options.rank, options.alpha)?;
+        warn(&scale);
     }
     let request = Request::new(&suite)?
         .with_first_seed()?
@@ -83,6 +91,48 @@ fn size_name(folder: &Path) -> String {
     } else {
         name.to_owned()
     }
+}
+
+/// Sets rank and alpha. A rank alone keeps the scale alpha / rank that the profile has, as a comparison of ranks wants it: alpha
+/// goes with it. Returns a line that says what results.
+fn scaled(
+    suite: &mut SuiteOptions,
+    size: &str,
+    method: &str,
+    rank: Option<u64>,
+    alpha: Option<f64>,
+) -> anyhow::Result<String> {
+    suite.set.extend(rank.map(|rank| format!("rank={rank}")));
+    let profile = Request::new(suite)?.profile;
+    let settings = profile.settings(size, method)?.0;
+    if !settings.low_rank {
+        let flag = match (rank, alpha) {
+            (Some(rank), _) => format!("--rank {rank}"),
+            (None, alpha) => format!("--alpha {}", alpha.unwrap_or_default()),
+        };
+        let message = format!(
+            "{flag}: method `{method}` trains no low-rank factors; leave it out, or choose another --method"
+        );
+        return Err(UserError::new(message).into());
+    }
+    let before = match rank {
+        Some(_) => profile.settings_before_set("rank", size, method)?,
+        None => settings.clone(),
+    };
+    let kept = before.alpha / before.rank as f64;
+    let alpha = alpha.unwrap_or(kept * settings.rank as f64);
+    suite.set.push(format!("alpha={alpha:?}"));
+    let rank = settings.rank;
+    if settings.scaling == ScalingName::TanhScalar {
+        return Ok(format!("rank {rank}; the scale of the product is trained"));
+    }
+    let scale = alpha / rank as f64;
+    let origin = if scale == kept {
+        ", as in the profile"
+    } else {
+        ""
+    };
+    Ok(format!("rank {rank}, alpha {alpha}: scale {scale}{origin}"))
 }
 
 /// The settings that depend on the number of steps, for `steps` of them: as many cycles, and a warm start and warm-ups of the
