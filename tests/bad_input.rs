@@ -130,6 +130,72 @@ const CASES: &[Case] = &[
         says: &["budget", "too little", "the least is"],
     },
     Case {
+        what: "a rank for a method without factors",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --size nano --method full --rank 4",
+        code: 2,
+        says: &["--rank 4", "`full`", "no low-rank factors"],
+    },
+    Case {
+        what: "the beginning of a method's name",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --size nano --method rel",
+        code: 2,
+        says: &["did you mean `relora`?"],
+    },
+    Case {
+        what: "fewer steps than the warm start, by --set",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --set steps=10",
+        code: 2,
+        says: &[
+            "smoke.toml:",
+            "warm_start_steps = 20",
+            "--set steps = 10",
+            "`relora train --steps`",
+        ],
+    },
+    Case {
+        what: "a cycle that does not divide what it should",
+        prepare: NOTHING,
+        arguments: "bench-all --profile tiny.toml --data corpus.jsonl --device cpu --out out --set cycle_steps=7 --set restart_every=13",
+        code: 2,
+        says: &["--set", "cycle_steps = 7", "does not divide"],
+    },
+    Case {
+        what: "a profile whose text is not there",
+        prepare: NOTHING,
+        arguments: "bench-all --profile paper --device cpu --out out",
+        code: 2,
+        says: &[
+            "c4: no such file",
+            "profile `paper`",
+            "paper.toml:",
+            "--data DIR",
+            "docs/data.md",
+        ],
+    },
+    Case {
+        what: "a profile's file without its ending",
+        prepare: NOTHING,
+        arguments: "bench-all --profile tiny",
+        code: 2,
+        says: &["`tiny`", "did you mean the file `tiny.toml`?"],
+    },
+    Case {
+        what: "a method in a profile that is none",
+        prepare: |world| {
+            fs::write(
+                world.path("mine.toml"),
+                "extends = \"smoke\"\nmethods = [\"full\", \"mine\"]\n",
+            )
+            .expect("written")
+        },
+        arguments: "bench-all --profile mine.toml",
+        code: 2,
+        says: &["mine.toml:2:1", "unknown method `mine`", "[method.mine]"],
+    },
+    Case {
         what: "zero steps",
         prepare: NOTHING,
         arguments: "bench-all --profile smoke --set steps=0",
@@ -497,6 +563,26 @@ fn a_suite_made_with_other_settings_is_refused_with_the_fields_that_differ() {
     let ended = world.run(&World::suite("out", &["--only", "full"]));
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
     assert!(ended.stderr.contains("data.hash"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_plan_over_another_suite_or_without_its_text_is_shown_with_a_line_about_that() {
+    let world = World::new();
+    world.succeed(&World::suite("out", &["--only", "full"]));
+    let other = ["--out", "out", "--set", "method.full.learning_rate=1e-2"];
+    let ended = world.succeed(&World::tiny("plan", &other));
+    for part in ["warning: out: made with other settings", "0.003, not 0.01"] {
+        assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+    }
+    assert!(ended.stdout.contains("4 cells"), "{}", ended.stdout);
+
+    let without_text = ["plan", "--profile", "mine.toml", "--device", "cpu"];
+    let mine = "extends = \"tiny.toml\"\n[data]\nsource = \"path\"\npaths = [\"nowhere\"]\n";
+    fs::write(world.path("mine.toml"), mine).expect("written");
+    let ended = world.succeed(&without_text);
+    let said = "for a vocabulary of 320";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    assert!(ended.stdout.contains("4 cells"), "{}", ended.stdout);
 }
 
 #[test]

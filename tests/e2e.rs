@@ -111,7 +111,7 @@ fn a_plan_says_what_would_run_and_runs_nothing() {
         "relora",
         "low-rank",
         "tokens",
-        "trainable",
+        "trained",
         "FLOPs",
         "moments",
         "4 cells",
@@ -239,10 +239,15 @@ fn one_cell_by_flags_is_the_same_run_as_in_a_suite() {
     let one = [
         "--size", "tiny", "--method", "relora", "--rank", "2", "--seed", "5", "--out", "one",
     ];
-    world.succeed(&World::tiny("train", &one));
+    let ended = world.succeed(&World::tiny("train", &one));
+    let said = "rank 2, alpha 4: scale 2, as in the profile";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
     world.succeed(&World::suite(
         "many",
-        &["--seeds", "5", "--set", "rank=2", "--only", "relora"],
+        // The profile's scale, 8 / 4, goes with the rank that a flag gives.
+        &[
+            "--seeds", "5", "--set", "rank=2", "--set", "alpha=4", "--only", "relora",
+        ],
     ));
     let weights = |suite: &str| {
         fs::read(
@@ -252,6 +257,46 @@ fn one_cell_by_flags_is_the_same_run_as_in_a_suite() {
         )
     };
     assert!(weights("one").expect("weights") == weights("many").expect("weights"));
+}
+
+#[test]
+fn the_order_of_tables_is_the_profile_s_and_small_text_is_said_to_be_small() {
+    let world = World::new();
+    let few = ["--set", "data.validation_tokens=300", "--set", "steps=42"];
+    let grown = |only, seeds| {
+        let asked = [&["--only", only, "--seeds", seeds], &few[..]].concat();
+        world.succeed(&World::suite("runs/grown", &asked))
+    };
+    let ended = grown("relora,lora", "1-2");
+    let small = "warning: tiny: validation is over";
+    assert!(ended.stderr.contains(small), "{}", ended.stderr);
+    grown("full", "1");
+    let status = world.succeed(&["status", "grown", "--json"]).stdout;
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let cells: Vec<&str> = status
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|run| run["cell"].as_str())
+        .collect();
+    assert_eq!(
+        cells,
+        [
+            "tiny-full-seed1",
+            "tiny-lora-seed1",
+            "tiny-lora-seed2",
+            "tiny-relora-seed1",
+            "tiny-relora-seed2"
+        ]
+    );
+    let report = world.succeed(&["report", "--output", "-", "grown"]).stdout;
+    assert!(report.starts_with("# Results"), "{report}");
+    assert!(!world.path("-").exists());
+
+    let long = ["--set", "steps=4202", "--only", "lora"];
+    let ended = world.succeed(&World::tiny("plan", &long));
+    let several = "note: passes over the training text";
+    assert!(ended.stderr.contains(several), "{}", ended.stderr);
 }
 
 #[test]

@@ -144,6 +144,38 @@ fn a_suite_that_was_started_with_hangups_ignored_outlives_its_terminal() {
 }
 
 #[test]
+fn an_interrupt_while_the_text_is_prepared_ends_with_the_code_of_what_goes_on() {
+    let world = World::new();
+    world.succeed(&World::tiny("plan", &["--out", "out"]));
+    // Who holds the lock of a store that is not there makes the next command wait for it.
+    let stores = fs::read_dir(world.path("cache/relora/stores")).expect("listed");
+    let mut paths = stores.map(|entry| entry.expect("an entry").path());
+    let lock = paths
+        .find(|path| path.extension().is_some_and(|it| it == "lock"))
+        .expect("a lock");
+    fs::remove_dir_all(lock.with_extension("")).expect("removed");
+    let held = fs::File::open(&lock).expect("opened");
+    held.lock().expect("locked");
+    let mut command = world.command(&World::suite("out", &[]));
+    let said = world.path("said");
+    command.stderr(fs::File::create(&said).expect("created"));
+    let mut supervisor = command.spawn().expect("it starts");
+    let stderr = || fs::read_to_string(&said).expect("read");
+    patiently(|| {
+        stderr()
+            .contains("waiting for another process")
+            .then_some(())
+    });
+    kill(Pid::from_raw(supervisor.id() as i32), Signal::SIGINT).expect("sent");
+    let status = supervisor.wait().expect("waited for");
+    assert_eq!(status.code(), Some(75), "{}", stderr());
+    let line = "stopped before any training; the same command goes on";
+    assert!(stderr().contains(line), "{}", stderr());
+    drop(held);
+    world.succeed(&World::suite("out", &["--only", "full"]));
+}
+
+#[test]
 fn two_supervisors_at_once_share_the_cells() {
     let world = World::new();
     let arguments = World::suite("out", &[]);

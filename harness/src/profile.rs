@@ -1390,7 +1390,12 @@ mod tests {
             (
                 smoke,
                 &["size.mini.rank=4"],
-                &["--set", "size.mini.rank", "runs no size `mini`", "`nano`"],
+                &[
+                    "--set",
+                    "size.mini.rank",
+                    "runs no size `mini`",
+                    "there are: nano",
+                ],
             ),
             (
                 smoke,

@@ -202,8 +202,15 @@ impl Request {
         }
         let taken_over = match sized {
             // Over a suite that is another one, a plan is made as if there were none.
-            Some(earlier) if only_looking => plan::take_over(&mut asked, earlier).is_ok(),
-            Some(earlier) => plan::take_over(&mut asked, earlier).map(|()| true)?,
+            Some(earlier) => {
+                let mut sized = asked.clone();
+                match plan::take_over(&mut sized, earlier) {
+                    Ok(()) => asked = sized,
+                    Err(_) if only_looking => {}
+                    Err(error) => return Err(error.into()),
+                }
+                asked.scale.is_some()
+            }
             None => false,
         };
         if let (false, Some((_, budget))) = (taken_over, &self.budget) {
