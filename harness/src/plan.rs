@@ -6,7 +6,7 @@ use crate::exit::UserError;
 use crate::files;
 use crate::matrix::Cell;
 use crate::progress::{duration, thousands};
-use crate::settings::{NetworkName, Settings};
+use crate::settings::NetworkName;
 use anyhow::Result;
 use models::{Precision, cost};
 use serde::{Deserialize, Serialize};
