@@ -253,7 +253,7 @@ impl Recording {
     fn cell(&self) -> Result<Cell, String> {
         let settings = self.our_settings()?;
         // Nothing of the warm start is replayed: the recording hands it on.
-        let warm_start = settings.warm_start.then(|| FullRankStage {
+        let warm_start = settings.warm_start.then_some(FullRankStage {
             learning_rate: settings.learning_rate,
             warmup_steps: 0,
             minimum_learning_rate_ratio: settings.minimum_learning_rate_ratio,
