@@ -40,6 +40,10 @@ test-hf:
     "$environment/bin/pip" install --quiet --requirement tests/hf/requirements.txt
     "$environment/bin/python" tests/hf/ecosystem.py "$target/debug/relora"
 
+# how long the singular values of the matrices of a 350M model take, on one core each
+spectra-time:
+    cargo test --workspace how_long_the_matrices -- --ignored --nocapture
+
 # formatting and lints, warnings denied
 check:
     cargo fmt --all --check

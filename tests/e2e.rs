@@ -444,8 +444,8 @@ fn a_budget_is_turned_into_steps_once() {
         let more = [&set[..], more].concat();
         world.run(&World::suite("out", &more))
     };
-    // Half of one run's 400 x 64 targets.
-    let budget = ["--budget", "12800 tokens"];
+    // A third of one run's 400 x 64 targets, and no whole share of its lengths: 13 of 40 units.
+    let budget = ["--budget", "8500 tokens"];
     let first = suite(&[&budget[..], &["--only", "full"]].concat());
     assert_eq!(first.code, Some(0), "{first:#?}");
     // Five times the cells would be a fifth of the steps each.
@@ -459,15 +459,31 @@ fn a_budget_is_turned_into_steps_once() {
     let steps: Vec<Option<u64>> = (status.as_array().expect("a list").iter())
         .map(|run| run["update_steps"].as_u64())
         .collect();
-    assert_eq!(steps, [Some(200); 4]);
+    assert_eq!(steps, [Some(130); 4]);
     let other = suite(&["--budget", "6400 tokens", "--only", "full"]);
     assert_eq!(other.code, Some(2), "{other:#?}");
     assert!(
         other
             .stderr
-            .contains("sized to the budget 12800 tokens, this command to the budget 6400 tokens"),
+            .contains("sized to the budget 8500 tokens, this command to the budget 6400 tokens"),
         "{other:#?}"
     );
+}
+
+#[test]
+fn a_budget_that_was_enough_is_enough_when_the_command_is_repeated() {
+    let world = World::new();
+    for budget in ["1h", "1B tokens"] {
+        let out = budget.replace(' ', "-");
+        for more in [
+            &["--only", "full"][..],
+            &["--only", "full"],
+            &["--only", "full,lora"],
+        ] {
+            let ended = world.run(&World::suite(&out, &[&["--budget", budget], more].concat()));
+            assert_eq!(ended.code, Some(0), "{budget} {more:?} {ended:#?}");
+        }
+    }
 }
 
 #[test]

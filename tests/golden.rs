@@ -17,10 +17,12 @@ use std::process::ExitCode;
 use replay::{Case, Deviations, Folder};
 
 fn main() -> ExitCode {
-    // Like any test binary, it is given the options of the test harness: only a filter concerns it.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let chosen = |case: &Case| filter.is_none_or(|part| case.name.contains(part.as_str()));
+    let Chosen { filters, skipped } = Chosen::by(&arguments);
+    let chosen = |case: &Case| {
+        let named = |part: &&String| case.name.contains(part.as_str());
+        (filters.is_empty() || filters.iter().any(named)) && !skipped.iter().any(named)
+    };
     let folder = Folder::named_by_environment();
     let cases: Vec<Case> = match replay::cases(&folder) {
         Ok(cases) => cases.into_iter().filter(chosen).collect(),
@@ -59,11 +61,36 @@ fn main() -> ExitCode {
         failed.len(),
         failed.join(", ")
     );
-    // A folder without a case, or a filter of a typo's making, proves nothing.
-    if failed.is_empty() && (count > 0 || filter.is_some()) {
+    // A folder without a case proves nothing. A filter that names none may be meant for the other tests.
+    if failed.is_empty() && (count > 0 || !filters.is_empty()) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// Like any test binary, this one is given the options of the test harness: parts of names concern it, to run and to skip.
+#[derive(Default)]
+struct Chosen<'a> {
+    filters: Vec<&'a String>,
+    skipped: Vec<&'a String>,
+}
+
+impl<'a> Chosen<'a> {
+    fn by(arguments: &'a [String]) -> Chosen<'a> {
+        let mut chosen = Chosen::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--skip" => chosen.skipped.extend(rest.next()),
+                "--test-threads" | "--format" | "--color" | "--logfile" | "-Z" => {
+                    rest.next();
+                }
+                option if option.starts_with('-') => {}
+                _ => chosen.filters.push(argument),
+            }
+        }
+        chosen
     }
 }
 

@@ -72,6 +72,7 @@ pub fn calibrate(plan: &Plan, validation_tokens: u64) -> Result<Option<Calibrati
     }
     Ok(Some(Calibration {
         size: cell.size.clone(),
+        place: Some(plan.place()),
         flops_per_second: total / children.len() as f64,
         start_seconds,
         validation_tokens,

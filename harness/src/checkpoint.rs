@@ -238,7 +238,8 @@ impl Checkpoint {
 }
 
 /// The folder of the factors that a run has merged.
-fn factors_folder(run_directory: &Path) -> PathBuf {
+#[must_use]
+pub fn factors_folder(run_directory: &Path) -> PathBuf {
     run_directory.join("factors")
 }
 

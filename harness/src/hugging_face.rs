@@ -284,6 +284,15 @@ impl Folder {
         Ok((&self.files[*place], name))
     }
 
+    /// The elements of a tensor.
+    ///
+    /// # Errors
+    /// A name that the model does not have; what the disk says.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let (file, there) = self.file_of(name)?;
+        file.values(there)
+    }
+
     /// The hash of all weights in hexadecimal (BLAKE3): equal for equal weights, however they are spread over files.
     ///
     /// # Errors

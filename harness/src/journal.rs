@@ -135,6 +135,7 @@ impl Journal {
         let metrics = lease.hold(|| {
             files::remove_partials(directory)?;
             files::remove_partials(&checkpoint::folder(directory))?;
+            files::remove_partials(&checkpoint::factors_folder(directory))?;
             files::write_json(&directory.join(MANIFEST), &manifest)?;
             let opened = OpenOptions::new()
                 .create(true)

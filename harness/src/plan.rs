@@ -53,11 +53,27 @@ pub struct Plan {
     pub cells: Vec<Cell>,
 }
 
+/// Where and how many at once a plan's runs are worked on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Workers at once.
+    pub jobs: u64,
+    /// Compute threads of each.
+    pub threads: u64,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// `f32`, `bf16` or `bf16-master`.
+    pub precision: String,
+}
+
 /// A short measurement of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Size that was measured.
     pub size: String,
+    /// On what: workers at once, threads of each, device and precision. Another command's is another measurement.
+    #[serde(default)]
+    pub place: Option<Place>,
     /// FLOPs per second of one worker, training it at full rank while the others do the same.
     pub flops_per_second: f64,
     /// Seconds from the start of a worker to the end of its first update.
@@ -177,6 +193,14 @@ impl Plan {
     /// # Errors
     /// A cell of the same name that is determined otherwise, with the fields that differ, and with the budgets if there are.
     pub fn over(mut self, earlier: &Plan, suite: &Path) -> Result<Plan, UserError> {
+        if let (Some(old), Some(new)) = (&earlier.budget, &self.budget)
+            && old != new
+        {
+            return Err(UserError::new(format!(
+                "{}: was sized to the budget {old}, this command to the budget {new}; give another --out, or the same budget",
+                suite.display()
+            )));
+        }
         // A network that is matched to another one's size differs for that one's reasons: those are told first.
         let matched = |cell: &&Cell| cell.settings.network == NetworkName::Matched;
         let (derived, own): (Vec<&Cell>, Vec<&Cell>) = earlier.cells.iter().partition(matched);
@@ -216,6 +240,17 @@ impl Plan {
         // Half of a curve would be of no use.
         self.tensorboard |= first.tensorboard;
         Ok(self)
+    }
+
+    /// Where its runs are worked on.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            jobs: self.jobs,
+            threads: self.threads,
+            device: self.device.clone(),
+            precision: self.precision.clone(),
+        }
     }
 
     /// Seconds that the plan's cells take with `jobs` workers, by the calibration.
@@ -367,11 +402,12 @@ impl Display for Budget {
 
 /// Shortens every run of the plan by one common factor, so that the suite costs at most the budget: steps, warm start,
 /// cycles and warm-ups keep their proportions, and every size and method its number of restarts. A plan that costs less
-/// stays as it is.
+/// stays as it is. `matrix`: all cells of the profile, asked for or not; the factor must suit their lengths too, so that the
+/// suite can grow.
 ///
 /// # Errors
 /// A budget below the shortest form of the matrix, with what that costs; a time without a calibration.
-pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
+pub fn fit(plan: &mut Plan, budget: Budget, matrix: &[Cell]) -> Result<(), UserError> {
     let cost = |cells: &[Cell]| match (budget, &plan.calibration) {
         (Budget::Tokens(_), _) => Ok(cells.iter().map(|cell| cell.planned_tokens() as f64).sum()),
         (Budget::Flops(_), _) => Ok(cells.iter().map(Cell::flops).sum::<f64>()),
@@ -385,7 +421,7 @@ pub fn fit(plan: &mut Plan, budget: Budget) -> Result<(), UserError> {
     if cost(&plan.cells)? <= most {
         return Ok(());
     }
-    let unit = plan.cells.iter().map(unit).fold(0, gcd);
+    let unit = plan.cells.iter().chain(matrix).map(unit).fold(0, gcd);
     let scaled = |units: u64| -> Vec<Cell> {
         plan.cells
             .iter()
@@ -555,6 +591,7 @@ fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
     settings.evaluate_every = about(settings.evaluate_every);
     if let Some(stage) = &mut cell.warm_start {
         stage.warmup_steps = about(stage.warmup_steps);
+        stage.cycle_steps = stage.cycle_steps.map(exact);
     }
     cell
 }
@@ -608,6 +645,7 @@ mod tests {
             scale: None,
             calibration: Some(Calibration {
                 size: "nano".into(),
+                place: None,
                 flops_per_second: 1e10,
                 start_seconds: 2.0,
                 validation_tokens: 0,
@@ -653,7 +691,7 @@ mod tests {
             let whole = plan(profile);
             let tokens: u64 = whole.cells.iter().map(Cell::planned_tokens).sum();
             let mut half = whole.clone();
-            fit(&mut half, Budget::Tokens(tokens as f64 * 0.5)).expect("fits");
+            fit(&mut half, Budget::Tokens(tokens as f64 * 0.5), &[]).expect("fits");
             let left: u64 = half.cells.iter().map(Cell::planned_tokens).sum();
             assert!(
                 left * 2 <= tokens && left * 5 > tokens,
@@ -690,9 +728,9 @@ mod tests {
     fn a_budget_that_suffices_changes_nothing_and_one_far_too_small_is_refused() {
         let whole = plan("smoke");
         let mut same = whole.clone();
-        fit(&mut same, Budget::Flops(1e30)).expect("fits");
+        fit(&mut same, Budget::Flops(1e30), &[]).expect("fits");
         assert_eq!(same, whole);
-        let message = fit(&mut same, Budget::Tokens(10.0))
+        let message = fit(&mut same, Budget::Tokens(10.0), &[])
             .expect_err("too small")
             .to_string();
         assert!(message.contains("the least is"), "{message}");
@@ -707,6 +745,7 @@ mod tests {
         let network = cell.network();
         let length = cell.settings.sequence_length as usize;
         let calibration = |validation_tokens| Calibration {
+            place: None,
             size: "nano".into(),
             // One token a second, checkpoints aside.
             flops_per_second: cost::flops_per_token(&network, None, length) * 1.05,
@@ -734,7 +773,7 @@ mod tests {
             cell.settings.restart_every = 400;
             cell.settings.cycle_steps = 0;
         }
-        let message = fit(&mut plan, Budget::Tokens(10.0))
+        let message = fit(&mut plan, Budget::Tokens(10.0), &[])
             .expect_err("no unit")
             .to_string();
         assert!(
@@ -751,7 +790,7 @@ mod tests {
         let tokens: u64 = whole.cells.iter().map(Cell::planned_tokens).sum();
         let mut earlier = whole.clone();
         earlier.budget = Some("half".into());
-        fit(&mut earlier, Budget::Tokens(tokens as f64 / 2.0)).expect("fits");
+        fit(&mut earlier, Budget::Tokens(tokens as f64 / 2.0), &[]).expect("fits");
         let mut part = whole.clone();
         part.budget = earlier.budget.clone();
         part.cells.truncate(1);

@@ -9,7 +9,7 @@
 use crate::algorithm::MethodSwitches;
 use crate::hugging_face::Config;
 use crate::recipe::{self, PRESETS};
-use crate::settings::{NetworkName, Scope, Setting, Settings, suggestion};
+use crate::settings::{BaseName, NetworkName, Scope, Setting, Settings, suggestion};
 use models::Network;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -614,6 +614,12 @@ impl Profile {
                     "method {method} trains a network of its own, which cannot start from {folder}; leave it out"
                 );
                 return Err(wrong("network", why));
+            }
+            if settings.low_rank && !settings.warm_start && settings.base != BaseName::Keep {
+                let why = format!(
+                    "method {method} would begin without the weights of {folder}: must be \"keep\", or leave the method out"
+                );
+                return Err(wrong("base", why));
             }
             let shape = |network: &Network| {
                 [

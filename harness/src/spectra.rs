@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use half::bf16;
 use models::{Draw, DrawRole, Draws, Scaling, Seeded};
 use rayon::prelude::*;
 use results::record::{AnglesRecord, SpectrumOf, SpectrumRecord};
@@ -12,9 +13,11 @@ use results::spectra::{Angles, Matrix, Product, product, spectrum};
 use crate::algorithm::MethodSwitches;
 use crate::checkpoint::{self, Checkpoint, MergedFactors};
 use crate::files;
+use crate::hugging_face::Folder;
 use crate::matrix::Cell;
 use crate::settings::BaseName;
 use crate::tensor_file::TensorFile;
+use safetensors::Dtype;
 
 /// The linear layers of a block, by their paths in the network: those of the paper's figure 4 (query, key, value, up, down)
 /// and the two that it leaves out.
@@ -32,6 +35,8 @@ const LAYERS: [&str; 7] = [
 enum Start {
     /// The weights at the end of a warm start.
     Checkpoint(TensorFile),
+    /// The weights of the Hugging Face folder that the run started from.
+    Folder(Folder),
     /// The weights as they were drawn.
     Drawn(Seeded),
     /// Nothing: the base has been zero from the first step.
@@ -41,13 +46,23 @@ enum Start {
 impl Start {
     /// The weights of the same `full` run from which the methods with a warm start begin, for all that share its network:
     /// so that full rank and low rank are compared over the same steps. Else the run's own beginning.
-    fn of(cell: &Cell, suite: &Path) -> Result<(u64, Start)> {
+    fn of(cell: &Cell, cells: &[Cell], suite: &Path) -> Result<(u64, Start)> {
         let settings = &cell.settings;
         let warm_start_steps = settings.warm_start_steps;
-        let full = cell.warm_start_cell().map(|full| full.directory());
         let own = cell.hands_over || settings.warm_start;
-        let candidates = [own.then(|| cell.directory()), full];
-        for directory in candidates.into_iter().flatten() {
+        let full = cell.warm_start_cell().map(|full| full.directory());
+        // A `full` run that has handed nothing on has gone the way of those that trained the same steps themselves.
+        let begins_alike = |other: &&Cell| {
+            let full = other.warm_start_cell();
+            full.is_some_and(|full| full.determines() == cell.determines())
+        };
+        let alike = cells.iter().filter(begins_alike).map(Cell::directory);
+        let candidates = own
+            .then(|| cell.directory())
+            .into_iter()
+            .chain(full)
+            .chain(alike);
+        for directory in candidates {
             let folder = checkpoint::folder(&suite.join(directory));
             let place = checkpoint::at_step(&folder, warm_start_steps);
             if place.is_dir() {
@@ -60,6 +75,18 @@ impl Start {
             "{} has kept no checkpoint of its warm start: set keep_factors = true before it trains",
             cell.directory()
         );
+        if let Some(initial) = &cell.initial
+            && (settings.base == BaseName::Keep || !settings.low_rank)
+        {
+            let folder = Folder::open(&initial.folder)?;
+            ensure!(
+                folder.hash()? == initial.hash,
+                "{} holds other weights than {} started from",
+                initial.folder.display(),
+                cell.directory()
+            );
+            return Ok((0, Start::Folder(folder)));
+        }
         let start = match settings.base {
             BaseName::Keep => Start::Drawn(Seeded { seed: cell.seed }),
             BaseName::Zero | BaseName::None if settings.low_rank => Start::Zero,
@@ -69,33 +96,46 @@ impl Start {
     }
 
     /// The weight of one layer then; none where it was zero.
-    fn weight(&self, module: &str, shape: [usize; 2]) -> Result<Option<Vec<f32>>> {
+    /// Drawn weights are rounded as the run's own type rounded them.
+    fn weight(&self, module: &str, shape: [usize; 2], dtype: Dtype) -> Result<Option<Vec<f32>>> {
+        let rounded = |values: Vec<f32>| match dtype {
+            Dtype::BF16 => {
+                let round = |value| bf16::from_f32(value).to_f32();
+                values.into_iter().map(round).collect()
+            }
+            _ => values,
+        };
         let name = format!("{module}.weight");
         Ok(match self {
             Start::Checkpoint(weights) => Some(weights.values(&name)?),
-            Start::Drawn(draws) => Some(draws.values(&Draw {
+            Start::Folder(folder) => Some(rounded(folder.values(&name)?)),
+            Start::Drawn(draws) => Some(rounded(draws.values(&Draw {
                 name: &name,
                 role: DrawRole::Weight,
                 step: 0,
                 shape,
-            })),
+            }))),
             Start::Zero => None,
         })
     }
 }
 
 /// The spectra of a run that is complete: for each linear layer that of its whole update, and those of all products that
-/// were merged into it.
+/// were merged into it. `cells`: those of the suite.
 ///
 /// # Errors
 /// A checkpoint that is missing or damaged, weights that are not finite.
-pub fn of_run(cell: &Cell, suite: &Path) -> Result<Vec<SpectrumRecord>> {
+pub fn of_run(cell: &Cell, cells: &[Cell], suite: &Path) -> Result<Vec<SpectrumRecord>> {
     let directory = suite.join(cell.directory());
     let end = checkpoint::at_step(&checkpoint::folder(&directory), cell.settings.steps);
     let end = Checkpoint::open(&end)
         .with_context(|| format!("{} has no checkpoint of its end", cell.directory()))?
         .weights()?;
-    let (from_step, start) = Start::of(cell, suite)?;
+    let (from_step, start) = Start::of(cell, cells, suite)?;
+    let algorithm = cell.algorithm()?;
+    let merges = (1..=algorithm.steps)
+        .filter(|done| algorithm.restarts.after(*done))
+        .collect();
     let restarts = checkpoint::merged_factors(&directory)?;
     let layers = cell.network().layers;
     let modules: Vec<(usize, &str)> = (0..layers)
@@ -105,6 +145,7 @@ pub fn of_run(cell: &Cell, suite: &Path) -> Result<Vec<SpectrumRecord>> {
         cell,
         start,
         from_step,
+        merges,
         restarts,
         end,
     };
@@ -119,6 +160,9 @@ struct RunOnDisk<'a> {
     cell: &'a Cell,
     start: Start,
     from_step: u64,
+    /// Update steps after which the factors were merged.
+    merges: Vec<u64>,
+    /// The factors of those merges that the run has kept.
     restarts: Vec<MergedFactors>,
     end: TensorFile,
 }
@@ -138,28 +182,30 @@ impl RunOnDisk<'_> {
             input_angles: None,
         };
         let mut records = Vec::new();
-        let mut before: Option<Product> = None;
-        let mut from_step = self.from_step;
-        for factors in &self.restarts {
-            let product = self.product(&module, &factors.tensors)?;
-            let product = product
-                .with_context(|| format!("the factors of step {} lack {module}", factors.step))?;
-            records.push(self.record_of_product(
-                record(SpectrumOf::Product, factors.step, Vec::new()),
-                from_step,
-                &product,
-                before.as_ref(),
-            )?);
-            (before, from_step) = (Some(product), factors.step);
-        }
+        // Restart and product of the factors before.
+        let mut before: Option<(u64, Product)> = None;
         let steps = self.cell.settings.steps;
-        if let Some(product) = self.product(&module, &self.end)? {
+        let kept = self.restarts.iter().map(|kept| (kept.step, &kept.tensors));
+        for (step, tensors) in kept.chain([(steps, &self.end)]) {
+            let Some(product) = self.product(&module, tensors)? else {
+                continue;
+            };
+            let begun = self
+                .merges
+                .iter()
+                .rev()
+                .find(|merge| **merge < step)
+                .copied();
+            let from_step = begun.unwrap_or(self.cell.settings.warm_start_length());
+            // Angles are between neighbours only.
+            let neighbour = before.as_ref().filter(|(merge, _)| Some(*merge) == begun);
             records.push(self.record_of_product(
-                record(SpectrumOf::Product, steps, Vec::new()),
+                record(SpectrumOf::Product, step, Vec::new()),
                 from_step,
                 &product,
-                before.as_ref(),
+                neighbour.map(|(_, product)| product),
             )?);
+            before = Some((step, product));
         }
         let update = self.update(&module)?;
         let mut whole = record(
@@ -167,25 +213,17 @@ impl RunOnDisk<'_> {
             steps,
             spectrum(&update)?.singular_values,
         );
-        if self.cell.settings.low_rank && (self.from_step > 0 || !self.cell.settings.warm_start) {
-            let merges = if self.cell.settings.restarts {
-                self.merges()?
-            } else {
-                0
-            };
+        let settings = &self.cell.settings;
+        // From the weights under the factors on, an update is a sum of products, and no more.
+        let begins_at_the_factors = self.from_step == settings.warm_start_length();
+        let keeps_the_weight = settings.base == BaseName::Keep || !settings.warm_start;
+        if settings.low_rank && begins_at_the_factors && keeps_the_weight {
             let most = whole.singular_values.len() as u64;
-            whole.rank_bound = Some((self.cell.settings.rank * (merges + 1)).min(most));
+            let products = self.merges.len() as u64 + 1;
+            whole.rank_bound = Some((settings.rank * products).min(most));
         }
         records.insert(0, whole);
         Ok(records)
-    }
-
-    /// Restarts of the run, by its algorithm: they are kept on disk only where the profile asks for it.
-    fn merges(&self) -> Result<u64> {
-        let algorithm = self.cell.algorithm()?;
-        Ok((1..=algorithm.steps)
-            .filter(|done| algorithm.restarts.after(*done))
-            .count() as u64)
     }
 
     fn record_of_product(
@@ -257,7 +295,10 @@ impl RunOnDisk<'_> {
             (None, None) => anyhow::bail!("the last checkpoint lacks {module}"),
         };
         let [rows, columns] = shape;
-        let start = self.start.weight(module, shape)?;
+        let dtype = weight.as_ref().map_or(Ok(Dtype::F32), |_| {
+            self.end.info(&name).map(|info| info.dtype)
+        })?;
+        let start = self.start.weight(module, shape, dtype)?;
         let mut update: Vec<f64> = weight.map_or_else(
             || vec![0.0; rows * columns],
             |weight| weight.into_iter().map(f64::from).collect(),

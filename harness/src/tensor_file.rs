@@ -207,6 +207,9 @@ impl TensorFile {
     }
 }
 
+/// The longest header that is read, bytes: that of the format's own library.
+const LONGEST_HEADER: u64 = 100_000_000;
+
 /// The header of a safetensors file and where its elements begin.
 fn read_header(file: &File) -> Result<(Metadata, u64)> {
     let whole = file.metadata()?.len();
@@ -214,7 +217,7 @@ fn read_header(file: &File) -> Result<(Metadata, u64)> {
     files::read_exact_at(file, &mut length, 0)?;
     let length = u64::from_le_bytes(length);
     ensure!(
-        length <= whole.saturating_sub(8),
+        length <= whole.saturating_sub(8).min(LONGEST_HEADER),
         "its length is {length} bytes, the file's {whole}"
     );
     let mut text = vec![0; usize::try_from(length)?];

@@ -111,7 +111,8 @@ impl EventFile {
 /// A run directory that cannot be read; what the disk says.
 pub fn complete(directory: &Path) -> Result<()> {
     let metrics = directory.join(METRICS);
-    if directory.join(FILE).exists() || !metrics.exists() {
+    // Only of a run that nobody works on any more.
+    if directory.join(FILE).exists() || crate::journal::result(directory)?.is_none() {
         return Ok(());
     }
     let manifest: Manifest = files::read_json(&directory.join(MANIFEST), "a run's manifest")?;

@@ -427,7 +427,7 @@ mod tests {
     }
 
     /// The matrices of a 350M model on one core each: 1024 and 2736 wide. A truth of minutes, so by hand:
-    /// `cargo test -p results spectra -- --ignored --nocapture` (or `just spectra-time`).
+    /// `just spectra-time`.
     #[test]
     #[ignore = "a measurement"]
     fn how_long_the_matrices_of_a_large_model_take() {

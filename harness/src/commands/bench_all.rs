@@ -3,7 +3,7 @@
 use super::request::Request;
 use super::{print, tables};
 use crate::cli::MatrixOptions;
-use crate::exit::{Exit, ReaderGone};
+use crate::exit::{Exit, ReaderGone, one_line};
 use crate::progress::warn;
 use crate::suite::{self, SuiteOutcome};
 use crate::tensorboard;
@@ -26,14 +26,16 @@ pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
     let planned = request.settle()?;
     planned.notes.iter().for_each(|note| warn(note));
     let outcome = suite::run_suite(&request.directory, &planned.asked)?;
+    let runs = tables::runs(&request.directory)?;
+    let folder = tables::write(&runs, &request.directory)?;
     if planned.asked.tensorboard {
         // Those that had ended before anyone asked for event files.
         for cell in &planned.asked.cells {
-            tensorboard::complete(&request.directory.join(cell.directory()))?;
+            if let Err(error) = tensorboard::complete(&request.directory.join(cell.directory())) {
+                warn(&format!("warning: no event file: {}", one_line(&error)));
+            }
         }
     }
-    let runs = tables::runs(&request.directory)?;
-    let folder = tables::write(&runs, &request.directory)?;
     if outcome == SuiteOutcome::Stopped && !json {
         warn(&format!(
             "stopped; the same command goes on from here (tables so far: {})",

@@ -74,7 +74,7 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
             cell.settings.steps
         ));
     }
-    eprintln!("exported: {}", directory.display());
+    warn(&format!("exported: {}", directory.display()));
     Ok(Exit::Success)
 }
 
@@ -104,8 +104,12 @@ fn factors(cell: &Cell, step: u64) -> Option<LowRank> {
 
 /// A folder to write must be new or empty.
 fn check_target(directory: &Path) -> Result<()> {
-    let there = fs::symlink_metadata(directory).is_ok();
-    if there && !(directory.is_dir() && files::entries(directory)?.is_empty()) {
+    let there = fs::symlink_metadata(directory);
+    let is_empty = |found: &fs::Metadata| {
+        // A link to a folder cannot be replaced by one; what is hidden in a folder is somebody's too.
+        found.is_dir() && fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+    };
+    if there.is_ok_and(|found| !is_empty(&found)) {
         let message = format!(
             "{}: is there already; give a new or an empty folder",
             directory.display()

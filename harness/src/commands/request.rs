@@ -166,7 +166,8 @@ impl Request {
             surroundings.data.vocabulary = folder.config.network.vocabulary as u64;
             surroundings.initial = Some(initial_weights(folder)?);
         }
-        let mut cells = matrix::cells(&self.profile, &surroundings)?;
+        let matrix = matrix::cells(&self.profile, &surroundings)?;
+        let mut cells = matrix.clone();
         cells.retain(|cell| self.wants(&cell.size, &cell.method, cell.seed));
         let (jobs, threads) = self.jobs(device, cells.len() as u64);
         let mut asked = Plan {
@@ -196,8 +197,8 @@ impl Request {
             let known = earlier.as_ref().and_then(|plan| plan.calibration.clone());
             let validation = store.as_ref().map_or(0, |store| store.validation_tokens());
             asked.calibration = match known {
-                Some(known) => Some(known),
-                None => calibrate::calibrate(&asked, validation)?,
+                Some(known) if known.place.as_ref() == Some(&asked.place()) => Some(known),
+                _ => calibrate::calibrate(&asked, validation)?,
             };
         }
         let taken_over = match sized {
@@ -205,16 +206,18 @@ impl Request {
             Some(earlier) => {
                 let mut sized = asked.clone();
                 match plan::take_over(&mut sized, earlier) {
-                    Ok(()) => asked = sized,
-                    Err(_) if only_looking => {}
+                    Ok(()) => {
+                        asked = sized;
+                        true
+                    }
+                    Err(_) if only_looking => false,
                     Err(error) => return Err(error.into()),
                 }
-                asked.scale.is_some()
             }
             None => false,
         };
         if let (false, Some((_, budget))) = (taken_over, &self.budget) {
-            plan::fit(&mut asked, *budget)?;
+            plan::fit(&mut asked, *budget, &matrix)?;
         }
         if let Some(store) = &store {
             for cell in first_of_each_size(&asked.cells) {

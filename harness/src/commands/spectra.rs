@@ -5,7 +5,7 @@ use results::render;
 
 use super::{print, print_json, suite_directory, tables};
 use crate::cli::SpectraOptions;
-use crate::exit::{Exit, UserError};
+use crate::exit::{Exit, UserError, one_line};
 use crate::plan::Plan;
 use crate::progress::warn;
 use crate::spectra;
@@ -36,11 +36,22 @@ pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
             .hint("run the command that made the suite again")
             .into());
     }
+    let mut failed = false;
     for cell in cells {
         let directory = suite.join(cell.directory());
         if !spectra::taken(&directory) {
             warn(&format!("spectra of {}", cell.directory()));
-            spectra::write(&directory, &spectra::of_run(cell, &suite)?)?;
+            let taken = spectra::of_run(cell, &plan.cells, &suite)
+                .and_then(|records| spectra::write(&directory, &records));
+            if let Err(error) = taken {
+                // The others have theirs.
+                warn(&format!(
+                    "warning: {}: {}",
+                    cell.directory(),
+                    one_line(&error)
+                ));
+                failed = true;
+            }
         }
     }
     let runs = tables::runs(&suite)?;
@@ -54,5 +65,5 @@ pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
             folder.join("spectra*.csv, spectra-*.svg").display()
         ))?;
     }
-    Ok(Exit::Success)
+    Ok(if failed { Exit::Failure } else { Exit::Success })
 }

@@ -120,14 +120,20 @@ fn scaled(
         None => settings.clone(),
     };
     let kept = before.alpha / before.rank as f64;
-    let alpha = alpha.unwrap_or(kept * settings.rank as f64);
+    // One who sets alpha by its key means it as much as one who gives the flag.
+    let by_key = |set: &String| {
+        let key = set.split('=').next().unwrap_or_default();
+        key.trim().rsplit('.').next() == Some("alpha")
+    };
+    let set = suite.set.iter().any(by_key).then_some(settings.alpha);
+    let alpha = alpha.or(set).unwrap_or(kept * settings.rank as f64);
     suite.set.push(format!("alpha={alpha:?}"));
     let rank = settings.rank;
     if settings.scaling == ScalingName::TanhScalar {
         return Ok(format!("rank {rank}; the scale of the product is trained"));
     }
     let scale = alpha / rank as f64;
-    let origin = if scale == kept {
+    let origin = if scale == kept && set.is_none() {
         ", as in the profile"
     } else {
         ""
