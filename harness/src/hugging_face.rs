@@ -33,8 +33,8 @@ const ROPE_THETA: f64 = 10_000.0;
 /// Added to the mean square in a norm.
 const NORM_EPSILON: f64 = 1e-6;
 
-/// The linear layers of a block that low-rank factors are attached to.
-const LINEARS: [&str; 7] = [
+/// The linear layers of a block that low-rank factors are attached to, by their paths in it.
+pub const LINEARS: [&str; 7] = [
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",

@@ -13,23 +13,11 @@ use results::spectra::{Angles, Matrix, Product, product, spectrum};
 use crate::algorithm::MethodSwitches;
 use crate::checkpoint::{self, Checkpoint, MergedFactors};
 use crate::files;
-use crate::hugging_face::Folder;
+use crate::hugging_face::{Folder, LINEARS};
 use crate::matrix::Cell;
 use crate::settings::BaseName;
 use crate::tensor_file::TensorFile;
 use safetensors::Dtype;
-
-/// The linear layers of a block, by their paths in the network: those of the paper's figure 4 (query, key, value, up, down)
-/// and the two that it leaves out.
-const LAYERS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
 
 /// What an update is measured from.
 enum Start {
@@ -139,7 +127,7 @@ pub fn of_run(cell: &Cell, cells: &[Cell], suite: &Path) -> Result<Vec<SpectrumR
     let restarts = checkpoint::merged_factors(&directory)?;
     let layers = cell.network().layers;
     let modules: Vec<(usize, &str)> = (0..layers)
-        .flat_map(|layer| LAYERS.map(|name| (layer, name)))
+        .flat_map(|layer| LINEARS.map(|name| (layer, name)))
         .collect();
     let run = RunOnDisk {
         cell,
