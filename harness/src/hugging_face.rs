@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use datasets::tokenizer::Tokenizer;
 use half::bf16;
+use models::ops::cpu::product::{Matrix, Threads, add_product};
 use models::{Base, Dtype, Learner, LowRank, Network, Scaling, TensorRole};
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::exit::{UserError, one_line};
@@ -488,8 +488,8 @@ impl Model<'_> {
         )?;
         files::write_atomically(&directory.join(TOKENIZER), self.tokenizer.as_bytes())?;
         let shapes = tensors(&self.network);
-        tensor_file::write_f32(&directory.join(WEIGHTS), &shapes, |name| {
-            self.weight(name, form)
+        tensor_file::write_f32(&directory.join(WEIGHTS), &shapes, |name, shape| {
+            self.weight(name, shape, form)
         })?;
         if let (Form::Adapter, Some(low_rank)) = (form, &self.low_rank) {
             let adapter = directory.join("adapter");
@@ -560,32 +560,43 @@ impl Model<'_> {
     }
 
     /// A tensor of the model; a weight that the method has done away with is zero.
-    fn weight(&self, name: &str, form: Form) -> Result<Vec<f32>> {
+    fn weight(&self, name: &str, shape: &[usize], form: Form) -> Result<Vec<f32>> {
         let module = name.trim_end_matches(".weight");
         let wraps = LINEARS.iter().any(|linear| module.ends_with(linear));
-        let Some(low_rank) = self.low_rank.as_ref().filter(|_| wraps) else {
+        let (Some(low_rank), &[outputs, inputs]) =
+            (self.low_rank.as_ref().filter(|_| wraps), shape)
+        else {
             return self.weights.values(name);
         };
-        let [a, b] = [factor_a(module), factor_b(module)];
-        let (inputs, outputs) = (
-            self.weights.info(&a)?.shape[1],
-            self.weights.info(&b)?.shape[0],
-        );
         let mut weight = match low_rank.base {
-            Base::Keep | Base::Zero => self.weights.values(name)?,
+            Base::Keep | Base::Zero => self.matrix(name, outputs, inputs)?,
             Base::None => vec![0.0; outputs * inputs],
         };
         if form == Form::Merged {
-            let (a, b) = (self.weights.values(&a)?, self.weights.values(&b)?);
-            merge(
-                &mut weight,
-                &a,
-                &b,
-                low_rank.rank,
-                self.scale(module, low_rank)?,
+            let rank = low_rank.rank;
+            let (a, b) = (
+                self.matrix(&factor_a(module), rank, inputs)?,
+                self.matrix(&factor_b(module), outputs, rank)?,
             );
+            add_product(
+                &mut weight,
+                self.scale(module, low_rank)?,
+                Matrix::new(&b, outputs, rank),
+                Matrix::new(&a, rank, inputs),
+                Threads::Pool,
+            ); // W += s·BA
         }
         Ok(weight)
+    }
+
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        let found = &self.weights.info(name)?.shape;
+        ensure!(
+            *found == [rows, columns],
+            "{name} of the checkpoint is of shape {found:?}; expected {:?}",
+            [rows, columns]
+        );
+        self.weights.values(name)
     }
 
     /// `s` of a layer.
@@ -644,7 +655,7 @@ impl Model<'_> {
             }
         }
         let path = directory.join("adapter_model.safetensors");
-        tensor_file::write_f32(&path, &factors, |name| {
+        tensor_file::write_f32(&path, &factors, |name, _| {
             let name = name.trim_start_matches(PREFIX);
             let mut values = self.weights.values(name)?;
             if let (Scaling::TanhScalar, Some(module)) =
@@ -667,36 +678,9 @@ fn factor_b(module: &str) -> String {
     format!("{module}.lora_B.weight")
 }
 
-/// `W += s·BA`, row-major, of W `[out, in]`, A `[r, in]`, B `[out, r]`.
-fn merge(weight: &mut [f32], a: &[f32], b: &[f32], rank: usize, scale: f32) {
-    let inputs = a.len() / rank.max(1);
-    weight
-        .par_chunks_mut(inputs.max(1))
-        .zip(b.par_chunks(rank.max(1)))
-        .for_each(|(row, b)| {
-            let mut product = vec![0.0; row.len()];
-            for (b, a) in b.iter().zip(a.chunks(inputs.max(1))) {
-                for (sum, a) in product.iter_mut().zip(a) {
-                    *sum += b * a;
-                }
-            }
-            for (weight, product) in row.iter_mut().zip(product) {
-                *weight += scale * product;
-            }
-        });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_merge_adds_the_scaled_product() {
-        // [[1, 2], [3, 4]] + 2·[[1], [-1]]·[[10, 20]], by hand.
-        let mut weight = vec![1.0, 2.0, 3.0, 4.0];
-        merge(&mut weight, &[10.0, 20.0], &[1.0, -1.0], 1, 2.0);
-        assert_eq!(weight, [21.0, 42.0, -17.0, -36.0]);
-    }
 
     #[test]
     fn the_tensors_are_those_that_a_learner_of_the_network_has() {

@@ -58,14 +58,14 @@ pub fn header(entries: &[Entry<'_>], format: Option<&str>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes tensors of `f32`, asking for the values of each when it is its turn, and syncs the file.
+/// Writes tensors of `f32`, asking for the values of each, by name and shape, when it is its turn, and syncs the file.
 ///
 /// # Errors
 /// What the disk or `values` says.
 pub fn write_f32(
     path: &Path,
     tensors: &[(String, Vec<usize>)],
-    mut values: impl FnMut(&str) -> Result<Vec<f32>>,
+    mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
 ) -> Result<()> {
     let entries: Vec<Entry<'_>> = tensors
         .iter()
@@ -80,7 +80,7 @@ pub fn write_f32(
     file.write_all(&header(&entries, Some("pt"))?)
         .map_err(failed_to("write", path))?;
     for entry in &entries {
-        let bytes: Vec<u8> = values(entry.name)?
+        let bytes: Vec<u8> = values(entry.name, entry.shape)?
             .into_iter()
             .flat_map(f32::to_le_bytes)
             .collect();
@@ -274,7 +274,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("a.safetensors");
         let tensors = [("one".to_owned(), vec![4])];
-        write_f32(&path, &tensors, |_| Ok(vec![1.0; 4])).expect("written");
+        write_f32(&path, &tensors, |_, _| Ok(vec![1.0; 4])).expect("written");
         let whole = std::fs::read(&path).expect("read");
         for bytes in [
             &whole[..whole.len() - 1],
