@@ -82,6 +82,13 @@ const CASES: &[Case] = &[
         says: &["settings.steps", "many", "a whole number"],
     },
     Case {
+        what: "a restart at every step",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --set restart_every=1",
+        code: 2,
+        says: &["restart_every = 1", "must be at least 2"],
+    },
+    Case {
         what: "malformed TOML",
         prepare: |world| {
             fs::write(

@@ -108,7 +108,7 @@ pub struct PlaceOptions {
     /// auto, cpu, cuda or cuda:N [default: auto, CUDA where it is usable]
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     pub device: Option<String>,
-    /// f32, bf16, or bf16-master (bf16 arithmetic, f32 weights and moments) [default: the profile's]
+    /// f32, bf16, or bf16-master (bf16 arithmetic, f32 weights and moments) [default: f32 on the CPU, else bf16]
     #[arg(long, value_name = "PRECISION", value_parser = precision)]
     pub precision: Option<String>,
 }

@@ -12,7 +12,9 @@ pub use columns::{Description, VOLATILE_COLUMNS, describe};
 pub use read::{FrameError, read};
 pub(crate) use tables::{BETTER_ALONE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 
-use crate::record::{Record, RowKeys, RunResult, Session, SpectrumRecord, Status, StepRecord};
+use crate::record::{
+    Record, RowKeys, RunResult, Session, SpectrumRecord, Status, StepRecord, run_directory,
+};
 use std::collections::BTreeMap;
 
 /// One run as its directory tells it, or as it is planned.
@@ -167,7 +169,7 @@ impl Runs {
             if self.runs.iter().any(same) {
                 continue;
             }
-            let directory = format!("{}-{}-seed{}", row.size, row.method, row.seed);
+            let directory = run_directory(&row.size, &row.method, row.seed);
             let mut run = Run::planned(row);
             if let Some(unopened) = self.unopened.get(&directory) {
                 run.status = unopened.status;

@@ -20,6 +20,7 @@ use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
 use crate::run::view;
+use crate::stop;
 
 /// Longest sequences where none are asked for: a model made for more is rarely meant to be fed so much on a small machine.
 const LONGEST_BY_DEFAULT: usize = 1024;
@@ -55,6 +56,10 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         precision: Some(options.precision),
     })?;
     let directory = tempfile::tempdir().context("cannot make a temporary folder")?;
+    stop::leave_on_signals(
+        "stopped before the whole text was read; nothing is kept",
+        Some(directory.path().to_owned()),
+    )?;
     let store = Arc::new(tokenize(&options.data, &tokenizer, directory.path())?);
     let targets = store.validation_tokens().saturating_sub(1);
     if targets == 0 {

@@ -15,7 +15,7 @@ use crate::files::{self, failed_to};
 use crate::hugging_face::{Form, Model};
 use crate::matrix::Cell;
 use crate::progress::warn;
-use crate::{journal, worker};
+use crate::{journal, stop, worker};
 
 /// Writes the folder.
 ///
@@ -127,6 +127,10 @@ fn write_beside(directory: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Re
     let name = whole.file_name().unwrap_or_default().to_string_lossy();
     let partial = parent.join(files::partial_name(&name, &files::unique_token()));
     fs::create_dir(&partial).map_err(failed_to("create", directory))?;
+    stop::leave_on_signals(
+        "stopped before the folder was whole; nothing is kept",
+        Some(partial.clone()),
+    )?;
     let written = write(&partial).and_then(|()| {
         // Only an empty folder can be removed so.
         if whole.is_dir() {

@@ -1,7 +1,7 @@
 //! `relora status`: how far a suite is.
 
 use results::frame::Run;
-use results::record::Status;
+use results::record::{Status, run_directory};
 use serde::Serialize;
 
 use super::{print, print_json, suite_directory, tables};
@@ -68,7 +68,7 @@ impl Row {
     fn of(run: &Run) -> Row {
         let keys = &run.row;
         Row {
-            cell: format!("{}-{}-seed{}", keys.size, keys.method, keys.seed),
+            cell: run_directory(&keys.size, &keys.method, keys.seed),
             size: keys.size.clone(),
             method: keys.method.clone(),
             seed: keys.seed,
