@@ -236,7 +236,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("a.safetensors");
         let tensors = [("one".to_owned(), vec![2, 3]), ("two".to_owned(), vec![1])];
-        let values = |name: &str| {
+        let values = |name: &str, _: &[usize]| {
             Ok(match name {
                 "one" => vec![0.0, -1.5, 2.0, 3.25, f32::MIN_POSITIVE, 1e30],
                 _ => vec![7.0],
