@@ -28,7 +28,7 @@ fn json_of(path: &Path) -> Value {
 }
 
 /// Copies the folder that `transformers` made to `name`.
-fn model(world: &World, name: &str) -> PathBuf {
+pub fn model(world: &World, name: &str) -> PathBuf {
     let directory = world.path(name);
     fs::create_dir(&directory).expect("created");
     for entry in fs::read_dir(fixture().join("model")).expect("the fixture") {
@@ -279,7 +279,7 @@ fn an_exported_run_has_the_loss_that_the_run_ended_with() {
     }
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes
         .as_chunks::<4>()
         .0
@@ -308,7 +308,7 @@ fn start_from<'a>(folder: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a st
     fixed.into_iter().chain(more.iter().copied()).collect()
 }
 
-fn write_shapeless(world: &World) {
+pub fn write_shapeless(world: &World) {
     let profile = fs::read_to_string(world.path("tiny.toml")).expect("a profile");
     let shape = ["hidden", "intermediate", "layers", "heads"];
     let shapeless: String = profile
