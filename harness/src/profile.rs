@@ -11,6 +11,7 @@ use crate::hugging_face::Config;
 use crate::recipe::{self, PRESETS};
 use crate::settings::{BaseName, NetworkName, Scope, Setting, Settings, suggestion};
 use models::Network;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use toml::Value;
@@ -88,8 +89,8 @@ pub enum ProfileError {
         /// The nearest name and all names.
         suggestion: String,
     },
-    /// A key that must be there.
-    #[error("profile `{profile}`: `{key}` is missing: {why}")]
+    /// A list that must be there and hold something.
+    #[error("profile `{profile}`: `{key}` names nothing: {why}")]
     Missing {
         /// The profile.
         profile: String,
@@ -418,6 +419,8 @@ impl Profile {
                             }),
                         );
                     }
+                    let mut seen = BTreeSet::new();
+                    names.retain(|name| seen.insert(*name));
                 } else {
                     names.extend(recipe::preset_names());
                     names.extend(self.own_methods());
@@ -781,6 +784,18 @@ impl Profile {
                     vocabulary,
                     ..config.network.clone()
                 },
+                None if own.iter().any(|value| *value > 0) => {
+                    let lacks: Vec<&str> = ["hidden", "intermediate", "layers", "heads"]
+                        .into_iter()
+                        .zip(own)
+                        .filter_map(|(key, value)| (value == 0).then_some(key))
+                        .collect();
+                    return Err(ProfileError::UnknownName {
+                        kind: "size",
+                        name: size.to_owned(),
+                        suggestion: format!("a shape of its own lacks {}", lacks.join(", ")),
+                    });
+                }
                 None => return Err(unknown("size", size, Network::names())),
             },
         };

@@ -407,7 +407,7 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ),
     (
         "factor_init",
-        "the paper's section 3: A Kaiming, B zero, so that attaching changes no output",
+        "the paper's section 3: A Kaiming, B zero, so that attaching changes no output; `low-rank`, whose weight is the product alone, draws both, since zero would be no start",
     ),
     (
         "schedule_span",

@@ -91,6 +91,15 @@ impl Run {
             .filter(|result| result.status == Status::Complete)
     }
 
+    /// The newest evaluation: update steps done then, and the mean loss where it was finite.
+    #[must_use]
+    pub fn newest_evaluation(&self) -> Option<(u64, Option<f64>)> {
+        self.records.iter().rev().find_map(|record| match record {
+            Record::Evaluation(evaluation) => Some((evaluation.step, evaluation.validation_loss)),
+            _ => None,
+        })
+    }
+
     /// Mean validation loss, nats per target: the final one, or the last evaluation of a run that has not ended. None for a
     /// run that diverged: an evaluation from before says nothing about it.
     #[must_use]
@@ -99,10 +108,7 @@ impl Run {
             Some(result) => result
                 .validation_loss
                 .filter(|_| result.status == Status::Complete),
-            None => self.records.iter().rev().find_map(|record| match record {
-                Record::Evaluation(evaluation) => Some(evaluation.validation_loss),
-                _ => None,
-            })?,
+            None => self.newest_evaluation()?.1,
         }
     }
 

@@ -19,6 +19,7 @@ use super::{print, print_json};
 use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
+use crate::progress::warn;
 use crate::run::view;
 use crate::stop;
 
@@ -71,6 +72,13 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         .sequence_length
         .unwrap_or(longest)
         .min(usize::try_from(targets).unwrap_or(usize::MAX));
+    if sequence_length > folder.config.longest_sequence {
+        warn(&format!(
+            "note: sequences of {sequence_length} tokens; {} was made for at most {} (max_position_embeddings)",
+            options.directory.display(),
+            folder.config.longest_sequence
+        ));
+    }
     let batches = Batches::new(
         Arc::clone(&store),
         Split::Validation,

@@ -1,7 +1,7 @@
 //! `relora export`: a run's newest checkpoint as a folder that `transformers` loads, merged or with the factors apart.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use datasets::tokenizer::Tokenizer;
@@ -28,6 +28,7 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
         directory,
         adapter,
     } = &options;
+    let run = &run_directory(run)?;
     check_target(directory)?;
     let (plan, cell) = worker::assignment(run)?;
     journal::check(run, &cell)?;
@@ -76,6 +77,19 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
     }
     warn(&format!("exported: {}", directory.display()));
     Ok(Exit::Success)
+}
+
+/// A run by its directory, or by the one that it has under runs/.
+fn run_directory(named: &Path) -> Result<PathBuf> {
+    let below = Path::new(super::RUNS).join(named);
+    let found = [named, &below].into_iter().find(|it| it.is_dir());
+    found.map(Path::to_owned).ok_or_else(|| {
+        let message = format!(
+            "{}: no such run; give the directory of one, e.g. runs/laptop/nano-relora-seed1",
+            named.display()
+        );
+        UserError::new(message).into()
+    })
 }
 
 /// The newest checkpoint that is what was written.

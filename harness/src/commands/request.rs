@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use datasets::{DataError, DataSpec, SourceSpec, Split, Store, TokenizerSpec, ValidationSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{Device, Precision, UnknownName};
+use results::record::run_directory;
 
 use crate::cli::{PlaceOptions, SuiteOptions};
 use crate::exit::UserError;
@@ -412,8 +413,13 @@ impl Request {
             ..
         } = &self.profile;
         let mut names: Vec<String> = sizes.iter().chain(methods).cloned().collect();
+        let mut cells: Vec<String> = Vec::new();
         for size in sizes {
-            names.extend(methods.iter().map(|method| format!("{size}-{method}")));
+            for method in methods {
+                names.push(format!("{size}-{method}"));
+                let cell = |seed: &u64| run_directory(size, method, *seed);
+                cells.extend(seeds.iter().map(cell));
+            }
         }
         for filter in &self.only {
             let matches = sizes.iter().any(|size| {
@@ -424,7 +430,12 @@ impl Request {
                 })
             });
             if !matches {
-                let near = suggestion(filter, &names);
+                let named = if filter.contains("-seed") {
+                    &cells
+                } else {
+                    &names
+                };
+                let near = suggestion(filter, named);
                 return Err(UserError::new(format!(
                     "--only {filter}: matches no cell of profile `{}`; {near}",
                     self.profile.name
