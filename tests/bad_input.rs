@@ -82,6 +82,77 @@ const CASES: &[Case] = &[
         says: &["settings.steps", "many", "a whole number"],
     },
     Case {
+        what: "a size with half a shape",
+        prepare: |world| {
+            fs::write(
+                world.path("mine.toml"),
+                "extends = \"smoke\"\nsizes = [\"own\"]\n[size.own]\nhidden = 64\n",
+            )
+            .expect("written")
+        },
+        arguments: "bench-all --profile mine.toml",
+        code: 2,
+        says: &["`own`", "lacks intermediate, layers, heads"],
+    },
+    Case {
+        what: "a list of nothing",
+        prepare: |world| {
+            fs::write(
+                world.path("mine.toml"),
+                "extends = \"smoke\"\nmethods = []\n",
+            )
+            .expect("written")
+        },
+        arguments: "bench-all --profile mine.toml",
+        code: 2,
+        says: &["`methods` names nothing", "[\"full\", \"relora\"]"],
+    },
+    Case {
+        what: "a method whose name begins with a dash",
+        prepare: NOTHING,
+        arguments: "plan --profile ablations-laptop --only ---Q --device cpu",
+        code: 2,
+        says: &["--only ---Q", "matches no cell"],
+    },
+    Case {
+        what: "a negative seed",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --seeds -1",
+        code: 2,
+        says: &["'-1'", "--seeds", "a whole number"],
+    },
+    Case {
+        what: "a negative alpha",
+        prepare: NOTHING,
+        arguments: "train --size nano --method relora --alpha -1",
+        code: 2,
+        says: &["'-1'", "--alpha", "a number above 0"],
+    },
+    Case {
+        what: "a seed that is not asked for",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --only nano-relora-seed7",
+        code: 2,
+        says: &[
+            "--only nano-relora-seed7",
+            "did you mean `nano-relora-seed1`",
+        ],
+    },
+    Case {
+        what: "a run that is not there",
+        prepare: NOTHING,
+        arguments: "export nowhere model",
+        code: 2,
+        says: &["nowhere: no such run", "runs/"],
+    },
+    Case {
+        what: "a restart at every step",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --set restart_every=1",
+        code: 2,
+        says: &["restart_every = 1", "must be at least 2"],
+    },
+    Case {
         what: "malformed TOML",
         prepare: |world| {
             fs::write(

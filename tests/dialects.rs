@@ -7,6 +7,7 @@ use datasets::store::Writer;
 use datasets::{BadLines, IGNORE, Split, Store};
 use harness::algorithm::{Algorithm, MethodSwitches};
 use harness::matrix::{self, Cell, DataKeys, Surroundings};
+use harness::plan::Plan;
 use harness::profile::Profile;
 use harness::recipe::dialect_names;
 use harness::worker;
@@ -373,38 +374,70 @@ fn rows_are_packed_or_padded_with_one_target_less_and_weigh_by_target_or_by_micr
     }
 }
 
-/// The official code averages the means of its batches; ours is the mean over targets, which no batch size changes.
+/// The official code averages the means of its batches, which weighs a target by the batch it came in; ours is the mean
+/// over targets, so that no batch size changes it. The rows here have from 1 to 15 targets. And what a run counts as seen is
+/// what its rows have, counted here by hand.
 #[test]
 fn an_evaluation_has_every_target_once_however_it_is_batched() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = store(folder.path());
-    let evaluated = |micro_batch: u64| {
+    let world = World::new();
+    let cut: String = support::corpus(400)
+        .lines()
+        .enumerate()
+        .map(|(index, line)| {
+            let story: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let text = story["text"].as_str().expect("a text");
+            let cut = serde_json::json!({ "text": text[..8 + index % 80] });
+            format!("{cut}\n")
+        })
+        .collect();
+    std::fs::write(world.path("corpus.jsonl"), cut).expect("written");
+    let ended = |micro_batch: u64| -> serde_json::Value {
+        let out = format!("out{micro_batch}");
         let set = format!("settings.micro_batch_size={micro_batch}");
-        let cell = cell("full", "default", &[&set]);
-        let data = worker::data(&cell, &store).expect("data");
-        let mut learner = learner(&cell);
-        let (mut sum, mut targets) = (0.0, 0);
-        for sequences in data.validation.pass() {
-            let sequences = sequences.expect("sequences");
-            let batch = Batch {
-                inputs: &sequences.inputs,
-                targets: &sequences.targets,
-                rows: sequences.rows,
-                length: sequences.length,
-                index: sequences.index,
-            };
-            let part = learner.evaluate(batch).expect("a loss");
-            sum += part.sum;
-            targets += part.targets;
-        }
-        assert_eq!(targets, store.validation_tokens() - 1);
-        sum / targets as f64
+        let more = ["--set", "settings.documents=padded", "--set", &set];
+        world.succeed(&World::suite(
+            &out,
+            &[&more[..], &["--only", "full"]].concat(),
+        ));
+        let result = std::fs::read(world.path(format!("{out}/tiny-full-seed1/result.json")));
+        serde_json::from_slice(&result.expect("a result")).expect("JSON")
     };
-    let whole = evaluated(8);
-    for micro_batch in [1, 4] {
-        let other = evaluated(micro_batch);
-        assert!((whole - other).abs() < 1e-6, "{whole} {other}");
+    let whole = ended(4);
+    let loss = |result: &serde_json::Value| result["validation_loss"].as_f64().expect("a loss");
+    for micro_batch in [1, 2] {
+        let other = ended(micro_batch);
+        assert!(
+            (loss(&whole) - loss(&other)).abs() < 1e-5,
+            "{whole:#}\n{other:#}"
+        );
+        assert_eq!(whole["validation_targets"], other["validation_targets"]);
     }
+
+    let plan = Plan::read(&world.path("out4")).expect("a plan");
+    let store = Arc::new(Store::open(&plan.store).expect("a store"));
+    let data = worker::data(&plan.cells[0], &store).expect("data");
+    let carry_a_loss = |sequences: &datasets::Sequences| {
+        let targets = sequences.targets.iter();
+        targets.filter(|target| **target != IGNORE).count() as u64
+    };
+    let seen: u64 = (0..plan.cells[0].settings.steps)
+        .flat_map(|step| data.training.update(step).expect("an update"))
+        .map(|sequences| carry_a_loss(&sequences))
+        .sum();
+    assert_eq!(whole["tokens_seen"].as_u64(), Some(seen));
+    let mut rows: Vec<u64> = Vec::new();
+    for sequences in data.validation.pass() {
+        let sequences = sequences.expect("sequences");
+        let targets = sequences.targets.chunks(sequences.length);
+        rows.extend(targets.map(|row| row.iter().filter(|it| **it != IGNORE).count() as u64));
+    }
+    assert_eq!(
+        whole["validation_targets"].as_u64(),
+        Some(rows.iter().sum())
+    );
+    rows.sort_unstable();
+    rows.dedup();
+    assert!(rows.len() > 5, "rows of {rows:?} targets only");
 }
 
 #[test]

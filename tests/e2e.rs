@@ -1,7 +1,10 @@
 //! The command as a person meets it: help, plan, a whole small suite with its tables, the commands that read.
 
 use std::fs;
+use std::path::Path;
 
+use clap::Parser;
+use harness::cli::Cli;
 use serde_json::Value;
 
 use crate::support::{World, tables};
@@ -18,6 +21,8 @@ fn help_reads_as_it_did() {
         "status",
         "tables",
         "report",
+        "spectra",
+        "explain",
         "export",
         "eval",
         "doctor",
@@ -37,6 +42,36 @@ fn help_reads_as_it_did() {
             insta::assert_snapshot!(name, world.succeed(&arguments).stdout);
         });
     }
+}
+
+/// Whoever copies a command from the documents gets what it says, not a lesson in its flags.
+#[test]
+fn every_command_of_the_documents_is_one_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut documents = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    let docs = fs::read_dir(root.join("docs")).expect("docs");
+    documents.extend(docs.map(|entry| entry.expect("an entry").path()));
+    let mut found = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).expect("a document");
+        // Every second part stands between fences.
+        for line in text.split("```").skip(1).step_by(2).flat_map(str::lines) {
+            let line = line.split(" #").next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            let named = match (words.next(), words.next()) {
+                (Some("cargo"), Some("bench-all")) => vec!["relora", "bench-all"],
+                (Some("cargo"), Some("relora")) => vec!["relora"],
+                (Some("relora"), Some(command)) => vec!["relora", command],
+                _ => continue,
+            };
+            let arguments: Vec<&str> = named.into_iter().chain(words).collect();
+            if let Err(error) = Cli::try_parse_from(&arguments) {
+                panic!("{}: {line}\n{error}", document.display());
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 20, "{found} commands");
 }
 
 #[test]
@@ -180,6 +215,9 @@ fn a_suite_leaves_tables_of_every_kind() {
         "memory",
         "ablations",
         "curves",
+        "events",
+        "spectra",
+        "spectra_histogram",
     ] {
         for extension in ["csv", "parquet"] {
             assert!(
@@ -329,6 +367,10 @@ fn a_run_that_diverges_is_a_result() {
     .expect("JSON");
     assert_eq!(runs[0]["status"], "diverged", "{}", ended.stdout);
     assert_eq!(runs[0]["perplexity"], Value::Null);
+    // The rate of the first update is zero, the second's moves the weights out of all bounds, and the third sees that.
+    let result = fs::read(world.path("out/tiny-full-seed1/result.json")).expect("a result");
+    let result: Value = serde_json::from_slice(&result).expect("JSON");
+    assert_eq!(result["diverged_at_step"], 3, "{result:#}");
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 use serde_json::{Value, json};
 
-use crate::support::{World, corpus};
+use crate::support::{World, corpus, ended, patiently};
 
 /// Largest relative difference of a loss in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -26,7 +28,7 @@ fn json_of(path: &Path) -> Value {
 }
 
 /// Copies the folder that `transformers` made to `name`.
-fn model(world: &World, name: &str) -> PathBuf {
+pub fn model(world: &World, name: &str) -> PathBuf {
     let directory = world.path(name);
     fs::create_dir(&directory).expect("created");
     for entry in fs::read_dir(fixture().join("model")).expect("the fixture") {
@@ -277,7 +279,7 @@ fn an_exported_run_has_the_loss_that_the_run_ended_with() {
     }
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes
         .as_chunks::<4>()
         .0
@@ -306,7 +308,7 @@ fn start_from<'a>(folder: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a st
     fixed.into_iter().chain(more.iter().copied()).collect()
 }
 
-fn write_shapeless(world: &World) {
+pub fn write_shapeless(world: &World) {
     let profile = fs::read_to_string(world.path("tiny.toml")).expect("a profile");
     let shape = ["hidden", "intermediate", "layers", "heads"];
     let shapeless: String = profile
@@ -589,6 +591,32 @@ fn what_would_compute_something_else_is_refused_with_the_reason() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+/// The text is tokenized into a temporary folder, which may be as large as the text.
+#[test]
+fn an_interrupted_evaluation_leaves_nothing_behind() {
+    let world = World::new();
+    model(&world, "model");
+    fs::write(world.path("long.jsonl"), corpus(100_000)).expect("written");
+    let temporary = world.path("temporary");
+    fs::create_dir(&temporary).expect("created");
+    let mut command = world.command(&["eval", "model", "--data", "long.jsonl"]);
+    let evaluation = command
+        .env("TMPDIR", &temporary)
+        .spawn()
+        .expect("it starts");
+    let entries = |folder: &Path| fs::read_dir(folder).expect("listed").count();
+    patiently(|| {
+        // Something in the folder of the text: by then it is known what to do with it.
+        let folder = fs::read_dir(&temporary).expect("listed").next()?;
+        (entries(&folder.ok()?.path()) > 0).then_some(())
+    });
+    kill(Pid::from_raw(evaluation.id() as i32), Signal::SIGINT).expect("sent");
+    let ended = ended(evaluation);
+    assert_eq!(ended.code, Some(75), "{ended:#?}");
+    assert!(ended.stderr.contains("nothing is kept"), "{ended:#?}");
+    assert_eq!(entries(&temporary), 0);
+}
+
 #[test]
 fn what_cannot_be_exported_or_started_from_is_said_in_a_line() {
     let world = World::new();
@@ -596,7 +624,6 @@ fn what_cannot_be_exported_or_started_from_is_said_in_a_line() {
     model(&world, "model");
     world.succeed(&World::suite("out", &["--only", "full"]));
     world.succeed(&["export", "out/tiny-full-seed1", "exported"]);
-    fs::create_dir(world.path("out/tiny-full-seed1/kept")).expect("created");
     fs::rename(
         world.path("out/tiny-full-seed1/checkpoints"),
         world.path("checkpoints"),

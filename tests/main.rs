@@ -7,5 +7,6 @@ mod e2e;
 mod faults;
 mod hugging_face;
 mod resume;
+mod spectra;
 mod support;
 mod tensorboard;

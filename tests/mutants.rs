@@ -158,6 +158,24 @@ const MUTANTS: &[Mutant] = &[
         "Role::FactorA)",
     ),
     mutant(
+        "a random reset keeps what it should drop",
+        RESET,
+        "f64::from(value) > ratio",
+        "f64::from(value) <= ratio",
+    ),
+    mutant(
+        "a reset prunes norms, embedding and head too",
+        RESET,
+        "Role::FactorA | Role::FactorB)",
+        "Role::FactorA | Role::FactorB | Role::Weight)",
+    ),
+    mutant(
+        "a reset prunes the trained scales too",
+        RESET,
+        "Role::FactorA | Role::FactorB)",
+        "Role::FactorA | Role::FactorB | Role::Scalar)",
+    ),
+    mutant(
         "norms are not decayed",
         LEARNER,
         "                adamw(parameter, gradient, step, &learner.placement);",
@@ -241,8 +259,8 @@ fn run() -> Result<bool, Box<dyn Error>> {
         "default = []",
     )?;
 
-    let golden = |()| golden(&copy, &target);
-    let unbroken = golden(())?;
+    let golden = || golden(&copy, &target);
+    let unbroken = golden()?;
     if unbroken != Verdict::Caught(Vec::new()) {
         return Err(format!("the golden test fails without a mutant: {unbroken:?}").into());
     }
@@ -260,7 +278,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
         let path = copy.join(file);
         let original = fs::read_to_string(&path)?;
         replace(&path, find, with)?;
-        let verdict = golden(());
+        let verdict = golden();
         fs::write(&path, original)?;
         match verdict? {
             Verdict::Caught(cases) if cases.is_empty() => {

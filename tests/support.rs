@@ -8,6 +8,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -170,6 +172,21 @@ pub fn skipped(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     writeln!(io::stderr(), "{test}: skipped ({why})").expect("standard error");
+}
+
+/// Waits for something that takes a moment on a busy machine, and not for ever.
+pub fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "nothing within a minute"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Waits for a command.

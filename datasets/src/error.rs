@@ -34,9 +34,11 @@ pub enum DataError {
         path.display(), first.0, file_name(&first.1), other.0, file_name(&other.1)
     )]
     MixedFolder {
+        /// The folder.
         path: PathBuf,
         /// A kind of text and the first file of it.
         first: (&'static str, PathBuf),
+        /// Another kind, and its first file.
         other: (&'static str, PathBuf),
     },
     #[error("no paths given; give at least one file of text")]

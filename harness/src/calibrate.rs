@@ -143,6 +143,8 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     let mut line = String::new();
     input.read_line(&mut line).context("cannot read a cell")?;
     let cell: Cell = serde_json::from_str(&line).context("standard input holds no cell")?;
+    cell.check()
+        .map_err(|why| anyhow!("the cell on standard input: {why}"))?;
 
     let (network, length) = (cell.network(), cell.settings.sequence_length as usize);
     let rows = (cell.settings.micro_batch_size as usize).min(MOST_TOKENS.div_ceil(length.max(1)));

@@ -82,23 +82,28 @@ pub struct SuiteOptions {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Only the cells of a method, a size, a size-method or a cell name; `*` matches anything; several with commas, or repeated
-    #[arg(long, value_name = "FILTER", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
     pub only: Vec<String>,
     /// Override one value of the profile, e.g. size.nano.learning_rate=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<String>,
     /// Seeds, e.g. 1,2,3 or 1-3: every method is trained once with each
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = seeds)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = seeds, allow_negative_numbers = true)]
     pub seeds: Vec<Seeds>,
     /// Size every run to an amount: 24h, "8 gpu-hours", "2B tokens", "1e19 FLOPs"
-    #[arg(long, value_name = "AMOUNT")]
+    #[arg(long, value_name = "AMOUNT", allow_hyphen_values = true)]
     pub budget: Option<String>,
     #[command(flatten)]
     pub place: PlaceOptions,
     #[command(flatten)]
     pub text: TextOptions,
     /// Cells trained at the same time, sharing the cores [default: the profile's]
-    #[arg(long, value_name = "N", value_parser = jobs)]
+    #[arg(long, value_name = "N", value_parser = jobs, allow_negative_numbers = true)]
     pub jobs: Option<u64>,
 }
 
@@ -108,7 +113,7 @@ pub struct PlaceOptions {
     /// auto, cpu, cuda or cuda:N [default: auto, CUDA where it is usable]
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     pub device: Option<String>,
-    /// f32, bf16, or bf16-master (bf16 arithmetic, f32 weights and moments) [default: the profile's]
+    /// f32, bf16, or bf16-master (bf16 arithmetic, f32 weights and moments) [default: f32 on the CPU, else bf16]
     #[arg(long, value_name = "PRECISION", value_parser = precision)]
     pub precision: Option<String>,
 }
@@ -148,7 +153,7 @@ pub struct TrainOptions {
     pub size: Option<String>,
     /// Method: full, control, lora, low-rank, lora-warm-start, relora, or relora without one of its parts: relora-no-restart,
     /// relora-no-optimizer-reset, relora-no-jagged, relora-no-warm-start, relora-no-rewarmup; or one of the profile's own
-    #[arg(long, value_name = "METHOD")]
+    #[arg(long, value_name = "METHOD", allow_hyphen_values = true)]
     pub method: String,
     /// Start from the LLaMA in this Hugging Face folder, with its tokenizer, instead of from random weights; its shape
     /// is the size's, and its name the size's name where none is given
@@ -156,17 +161,17 @@ pub struct TrainOptions {
     pub init_from: Option<PathBuf>,
     /// Rank of the low-rank factors; without --alpha, alpha goes with it, so that the scale alpha / rank stays [default: the
     /// profile's]
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub rank: Option<u64>,
     /// Numerator of the scale alpha / rank of the product [default: so that the scale is the profile's]
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", value_parser = alpha, allow_negative_numbers = true)]
     pub alpha: Option<f64>,
     /// Update steps in all, warm start included; warm start, cycles and warm-ups keep their proportions, and the run its
     /// number of restarts (--set steps=N changes that key alone) [default: the profile's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<u64>,
     /// Seed of weights, data order and every other draw [default: the profile's first]
-    #[arg(long, value_name = "K", value_parser = seed)]
+    #[arg(long, value_name = "K", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Profile that everything else is taken from [default: laptop; paper with CUDA]
     #[arg(long, value_name = "NAME|FILE")]
@@ -393,6 +398,13 @@ fn jobs(text: &str) -> Result<u64, String> {
         .ok()
         .filter(|jobs| *jobs > 0)
         .ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+}
+
+fn alpha(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|alpha: &f64| *alpha > 0.0 && alpha.is_finite())
+        .ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 fn length(text: &str) -> Result<usize, String> {

@@ -7,11 +7,11 @@
 //! depends on the machine or the moment is in a field called `seconds`, `*_seconds` or `tokens_per_second`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use models::{Learner, LossSum, Reading, ResetReport};
 use results::record::{
     EvaluationRecord, Failure, Manifest, Record, ResetRecord, RestartRecord, RunResult, SCHEMA,
@@ -31,7 +31,7 @@ use crate::tensorboard::{self, EventFile};
 mod look;
 
 use look::open_with_records;
-pub use look::{check, failure, newest_record, result};
+pub use look::{check, failure, newest_record, records, result};
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const METRICS: &str = "metrics.jsonl";
@@ -466,7 +466,7 @@ impl Journal {
             self.write_checkpoint(at, learner, false, &mark)?;
         }
         self.sync_metrics()?;
-        let records = self.records()?;
+        let records = records(&self.directory)?;
         let count = |wanted: fn(&Record) -> bool| {
             records.iter().filter(|record| wanted(record)).count() as u64
         };
@@ -565,7 +565,10 @@ impl Journal {
             Ok(files::remove(&self.directory.join(FAILED))?)
         })?;
         if self.writes_events {
-            let (records, began) = (self.records()?, tensorboard::began(&self.manifest));
+            let (records, began) = (
+                records(&self.directory)?,
+                tensorboard::began(&self.manifest),
+            );
             let begun = self.guarded(|| EventFile::begin(&self.directory, began, &records))?;
             self.events = Some(begun);
         }
@@ -633,19 +636,6 @@ impl Journal {
             let _ = output.write_all(&line).and_then(|()| output.flush());
         }
         Ok(())
-    }
-
-    fn records(&self) -> Result<Vec<Record>> {
-        let path = self.directory.join(METRICS);
-        let file = File::open(&path).map_err(failed_to("read", &path))?;
-        let mut records = Vec::new();
-        for (index, line) in io::BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(failed_to("read", &path))?;
-            let record = serde_json::from_str(&line)
-                .with_context(|| format!("{} line {} is no record", path.display(), index + 1))?;
-            records.push(record);
-        }
-        Ok(records)
     }
 
     fn sync_metrics(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::profile::{Profile, ProfileError, name_fault};
 use crate::schedule::ScheduleError;
 use crate::settings::{NetworkName, ScalingName, ScheduleName, Scope, Setting, Settings};
 use models::{Network, cost};
-use results::record::RowKeys;
+use results::record::{RowKeys, run_directory};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -223,7 +223,7 @@ impl Cell {
     /// Name of the run's directory in its suite.
     #[must_use]
     pub fn directory(&self) -> String {
-        format!("{}-{}-seed{}", self.size, self.method, self.seed)
+        run_directory(&self.size, &self.method, self.seed)
     }
 
     /// Checks what a plan's file says of it as strictly as what a profile says.

@@ -575,9 +575,9 @@ fn shorten(plan: &mut Plan, scale: Scale, budget: &str) -> Result<(), UserError>
     Ok(())
 }
 
-/// Memory of a cell by class, in the stage that takes most.
+/// Memory of a cell by class in the stage that takes more, and whether that is its warm start.
 #[must_use]
-pub fn bytes(cell: &Cell, precision: Precision) -> cost::Bytes {
+pub fn bytes(cell: &Cell, precision: Precision) -> (cost::Bytes, bool) {
     let (rows, length) = (
         cell.settings.micro_batch_size as usize,
         cell.settings.sequence_length as usize,
@@ -587,10 +587,10 @@ pub fn bytes(cell: &Cell, precision: Precision) -> cost::Bytes {
     if cell.settings.warm_start {
         let full_rank = cost::bytes(&cell.network(), None, precision, rows, length);
         if full_rank.total() > own.total() {
-            return full_rank;
+            return (full_rank, true);
         }
     }
-    own
+    (own, false)
 }
 
 #[cfg(test)]

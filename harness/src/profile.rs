@@ -11,6 +11,7 @@ use crate::hugging_face::Config;
 use crate::recipe::{self, PRESETS};
 use crate::settings::{BaseName, NetworkName, Scope, Setting, Settings, suggestion};
 use models::{LowRank, Network};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use toml::Value;
@@ -88,8 +89,8 @@ pub enum ProfileError {
         /// The nearest name and all names.
         suggestion: String,
     },
-    /// A key that must be there.
-    #[error("profile `{profile}`: `{key}` is missing: {why}")]
+    /// A list that must be there and hold something.
+    #[error("profile `{profile}`: `{key}` names nothing: {why}")]
     Missing {
         /// The profile.
         profile: String,
@@ -257,6 +258,7 @@ impl Profile {
             init_from: None,
             entries: Vec::new(),
         };
+        let mut init_from = None;
         for entry in &entries {
             match entry.path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["description"] => profile.description = entry.read()?,
@@ -266,12 +268,7 @@ impl Profile {
                 ["methods"] => profile.methods = entry.read_list()?,
                 ["dialect"] => profile.dialect = entry.read()?,
                 ["jobs"] => profile.jobs = entry.read()?,
-                ["init_from"] => {
-                    let directory = PathBuf::from(entry.read::<String>()?);
-                    let config =
-                        Config::read(&directory).map_err(|error| entry.wrong(error.to_string()))?;
-                    profile.init_from = Some(InitFrom { directory, config });
-                }
+                ["init_from"] => init_from = Some((PathBuf::from(entry.read::<String>()?), entry)),
                 ["data", key] => profile.set_data(key, entry)?,
                 ["settings", key]
                 | ["size", _, key]
@@ -303,6 +300,12 @@ impl Profile {
                 }
                 [] => {}
             }
+        }
+        // Only of the folder that counts: one that another overrides may be gone.
+        if let Some((directory, entry)) = init_from {
+            let config =
+                Config::read(&directory).map_err(|error| entry.wrong(error.to_string()))?;
+            profile.init_from = Some(InitFrom { directory, config });
         }
         profile.entries = entries;
         profile.check()?;
@@ -417,6 +420,8 @@ impl Profile {
                         );
                     }
                     names.extend(self.followed());
+                    let mut seen = BTreeSet::new();
+                    names.retain(|name| seen.insert(*name));
                 } else {
                     names.extend(recipe::preset_names());
                     names.extend(self.own_methods());
@@ -771,14 +776,9 @@ impl Profile {
         lay(&mut settings, &["settings"])?;
         lay(&mut settings, &["size", size])?;
         let preset = self.preset(method)?;
-        let layer = PRESETS
-            .iter()
-            .find(|known| known.name == preset)
-            .map_or_else(Vec::new, |known| (known.layer)());
+        let layer = recipe::preset(&preset).map_or_else(Vec::new, |known| (known.layer)());
         lay_data(&mut settings, layer);
-        let dialect = recipe::DIALECTS
-            .iter()
-            .find(|dialect| dialect.name == self.dialect);
+        let dialect = recipe::dialect(&self.dialect);
         lay_data(
             &mut settings,
             dialect.map_or_else(Vec::new, |dialect| dialect.layer(&preset)),
@@ -822,6 +822,18 @@ impl Profile {
                     vocabulary,
                     ..config.network.clone()
                 },
+                None if own.iter().any(|value| *value > 0) => {
+                    let lacks: Vec<&str> = ["hidden", "intermediate", "layers", "heads"]
+                        .into_iter()
+                        .zip(own)
+                        .filter_map(|(key, value)| (value == 0).then_some(key))
+                        .collect();
+                    return Err(ProfileError::UnknownName {
+                        kind: "size",
+                        name: size.to_owned(),
+                        suggestion: format!("a shape of its own lacks {}", lacks.join(", ")),
+                    });
+                }
                 None => return Err(unknown("size", size, Network::names())),
             },
         };
@@ -911,9 +923,7 @@ impl Profile {
             }
         }
         let general = general.show();
-        let dialect = recipe::DIALECTS
-            .iter()
-            .find(|dialect| dialect.name == self.dialect);
+        let dialect = recipe::dialect(&self.dialect);
         let mut text = format!(
             "\n# What results for each size and method, where it is another value than in [settings] above. Dialect {}: {}.\n",
             self.dialect,
@@ -932,8 +942,7 @@ impl Profile {
                 } else {
                     format!(", of {name}")
                 };
-                let preset = PRESETS.iter().find(|preset| preset.name == name);
-                let meaning = preset.map_or("", |preset| preset.meaning);
+                let meaning = recipe::preset(&name).map_or("", |preset| preset.meaning);
                 let _ = writeln!(text, "#\n# {size} {method}{of}: {meaning}");
                 let shape = [
                     ("hidden", network.hidden),

@@ -109,6 +109,12 @@ pub const PRESETS: &[Preset] = &[
     },
 ];
 
+/// The preset of this name.
+#[must_use]
+pub fn preset(name: &str) -> Option<&'static Preset> {
+    PRESETS.iter().find(|preset| preset.name == name)
+}
+
 /// Names of all presets.
 #[must_use]
 pub fn preset_names() -> Vec<&'static str> {
@@ -310,7 +316,7 @@ const OFFICIAL_HEAD: &[Departure] = &[
     Departure::all("reset_ratio", Number(0.999), "training_utils.py: the same"),
 ];
 
-/// The presets that restart.
+/// `relora`, whole and without each of its parts.
 const RELORA_PRESETS: &[&str] = &[
     "relora",
     "relora-no-restart",
@@ -401,7 +407,7 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ),
     (
         "factor_init",
-        "the paper's section 3: A Kaiming, B zero, so that attaching changes no output",
+        "the paper's section 3: A Kaiming, B zero, so that attaching changes no output; `low-rank`, whose weight is the product alone, draws both, since zero would be no start",
     ),
     (
         "schedule_span",
@@ -422,6 +428,12 @@ pub const DEFAULTS: &[(&str, &str)] = &[
         "the preset's: ReLoRA begins with full-rank steps (algorithm 1)",
     ),
 ];
+
+/// The dialect of this name.
+#[must_use]
+pub fn dialect(name: &str) -> Option<&'static Dialect> {
+    DIALECTS.iter().find(|dialect| dialect.name == name)
+}
 
 /// Names of all dialects.
 #[must_use]

@@ -38,7 +38,13 @@ impl Start {
         let settings = &cell.settings;
         let warm_start_steps = settings.warm_start_steps;
         let own = cell.hands_over || settings.warm_start;
-        let full = cell.warm_start_cell().map(|full| full.directory());
+        // One of that name may be in the suite that was made otherwise: its weights are not those of this warm start.
+        let full = cell.warm_start_cell().filter(|full| {
+            let same = |other: &&Cell| other.directory() == full.directory();
+            let planned = cells.iter().find(same);
+            planned.is_some_and(|planned| planned.determines() == full.determines())
+        });
+        let full = full.map(|full| full.directory());
         // A `full` run that has handed nothing on has gone the way of those that trained the same steps themselves.
         let begins_alike = |other: &&Cell| {
             let full = other.warm_start_cell();

@@ -5,6 +5,7 @@
 //! thread, logs them and trains on with what is then garbage; a poisoned process writes nothing more.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::exit::Exit;
+use crate::files;
 use crate::progress::warn;
 
 /// What a supervisor writes to a worker's standard input when the budget's time is over.
@@ -157,8 +159,8 @@ static ON_SIGNAL: Mutex<Option<OnSignal>> = Mutex::new(None);
 enum OnSignal {
     /// It is passed on.
     Set(Stop),
-    /// It ends the process.
-    Leave,
+    /// It ends the process, with this line, and without this folder.
+    Leave(&'static str, Option<PathBuf>),
 }
 
 fn on_signals(action: OnSignal) -> anyhow::Result<()> {
@@ -168,12 +170,12 @@ fn on_signals(action: OnSignal) -> anyhow::Result<()> {
     }
     let handler = move || match &*current() {
         Some(OnSignal::Set(stop)) => stop.set(Reason::Interrupted),
-        Some(OnSignal::Leave) => {
+        Some(OnSignal::Leave(line, folder)) => {
+            // What is half done is of no use to anyone, and an error about it would be of less.
+            let _ = folder.as_deref().map(files::remove);
             // A bar stands on the line.
-            let line = if io::stderr().is_terminal() { "\n" } else { "" };
-            warn(&format!(
-                "{line}stopped before any training; the same command goes on"
-            ));
+            let begin = if io::stderr().is_terminal() { "\n" } else { "" };
+            warn(&format!("{begin}{line}"));
             std::process::exit(i32::from(Exit::Stopped.code()));
         }
         None => {}
@@ -188,14 +190,14 @@ fn on_signals(action: OnSignal) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Until [`Stop::install_signals`], lets SIGINT, SIGTERM and SIGHUP end the process at once, with a line and the exit code of
-/// what was stopped: for what leaves nothing behind that the next command would not find or clear away, as the preparation of
-/// text.
+/// Until [`Stop::install_signals`], lets SIGINT, SIGTERM and SIGHUP end the process at once, with this line and the exit code
+/// of what was stopped: for what leaves nothing behind that the next command would not find or clear away, as the preparation
+/// of text, but this folder, which is removed.
 ///
 /// # Errors
 /// When the system does not let them be handled.
-pub fn leave_on_signals() -> anyhow::Result<()> {
-    on_signals(OnSignal::Leave)
+pub fn leave_on_signals(line: &'static str, folder: Option<PathBuf>) -> anyhow::Result<()> {
+    on_signals(OnSignal::Leave(line, folder))
 }
 
 /// The first panic of this process, if there was one.

@@ -7,14 +7,14 @@
 //! The crates that write such files were last kept years ago, and the format needs no more than what stands here.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use results::record::{Manifest, Record};
 
 use crate::files::{self, failed_to};
-use crate::journal::{MANIFEST, METRICS};
+use crate::journal::{self, MANIFEST};
 
 /// TensorBoard takes a file for one of events by `tfevents` in its name. It is always the same one: a run that goes on
 /// writes it anew, so that no step is there twice.
@@ -25,9 +25,7 @@ pub const FILE: &str = "events.out.tfevents.relora";
 pub struct EventFile {
     path: PathBuf,
     file: File,
-    started: f64,
-    /// Seconds of training up to the newest record: an evaluation has no time of its own.
-    training_seconds: f64,
+    encoder: Encoder,
 }
 
 impl EventFile {
@@ -38,21 +36,15 @@ impl EventFile {
     /// What the disk says.
     pub fn begin(directory: &Path, started: f64, records: &[Record]) -> Result<EventFile> {
         let path = directory.join(FILE);
-        let file = File::create(&path).map_err(failed_to("write", &path))?;
-        let mut events = EventFile {
+        let mut encoder = Encoder::new(started);
+        let mut file = File::create(&path).map_err(failed_to("write", &path))?;
+        file.write_all(&encoder.all(records))
+            .map_err(failed_to("write", &path))?;
+        Ok(EventFile {
             path,
             file,
-            started,
-            training_seconds: 0.0,
-        };
-        let mut bytes = Vec::new();
-        let version = [double(1, started), text(3, b"brain.Event:2")].concat();
-        frame(&version, &mut bytes);
-        for record in records {
-            bytes.extend(events.bytes(record));
-        }
-        events.write(&bytes)?;
-        Ok(events)
+            encoder,
+        })
     }
 
     /// Adds a record; those that TensorBoard has no curve for add nothing.
@@ -60,15 +52,38 @@ impl EventFile {
     /// # Errors
     /// What the disk says.
     pub fn append(&mut self, record: &Record) -> Result<()> {
-        let bytes = self.bytes(record);
-        self.write(&bytes)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self
             .file
-            .write_all(bytes)
+            .write_all(&self.encoder.bytes(record))
             .map_err(failed_to("write", &self.path))?)
+    }
+}
+
+/// From records to what stands in a file.
+#[derive(Debug)]
+struct Encoder {
+    started: f64,
+    /// Seconds of training up to the newest record: an evaluation has no time of its own.
+    training_seconds: f64,
+}
+
+impl Encoder {
+    fn new(started: f64) -> Encoder {
+        Encoder {
+            started,
+            training_seconds: 0.0,
+        }
+    }
+
+    /// A file of these records.
+    fn all(&mut self, records: &[Record]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let version = [double(1, self.started), text(3, b"brain.Event:2")].concat();
+        frame(&version, &mut bytes);
+        for record in records {
+            bytes.extend(self.bytes(record));
+        }
+        bytes
     }
 
     fn bytes(&mut self, record: &Record) -> Vec<u8> {
@@ -110,24 +125,14 @@ impl EventFile {
 /// # Errors
 /// A run directory that cannot be read; what the disk says.
 pub fn complete(directory: &Path) -> Result<()> {
-    let metrics = directory.join(METRICS);
+    let path = directory.join(FILE);
     // Only of a run that nobody works on any more.
-    if directory.join(FILE).exists() || crate::journal::result(directory)?.is_none() {
+    if path.exists() || journal::result(directory)?.is_none() {
         return Ok(());
     }
     let manifest: Manifest = files::read_json(&directory.join(MANIFEST), "a run's manifest")?;
-    let mut records = Vec::new();
-    let lines = BufReader::new(File::open(&metrics).map_err(failed_to("read", &metrics))?).lines();
-    for (index, line) in lines.enumerate() {
-        let line = line.map_err(failed_to("read", &metrics))?;
-        records.push(
-            serde_json::from_str(&line).with_context(|| {
-                format!("{} line {} is no record", metrics.display(), index + 1)
-            })?,
-        );
-    }
-    EventFile::begin(directory, began(&manifest), &records)?;
-    Ok(())
+    let bytes = Encoder::new(began(&manifest)).all(&journal::records(directory)?);
+    files::write_atomically(&path, &bytes)
 }
 
 /// Seconds since the Unix epoch at which the first process took a run up.

@@ -195,7 +195,7 @@ fn impossible_networks_are_refused_with_what_would_be_right() {
 }
 
 #[test]
-fn the_control_is_the_paper_s_at_its_sizes_and_near_the_target_elsewhere() {
+fn the_control_is_the_nearest_official_config_at_the_paper_s_sizes_and_near_the_target_elsewhere() {
     for (name, control) in [
         ("60m", "40m"),
         ("130m", "71m"),

@@ -12,7 +12,10 @@ pub use columns::{Description, VOLATILE_COLUMNS, describe};
 pub use read::{FrameError, read};
 pub(crate) use tables::{BETTER_ALONE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 
-use crate::record::{Record, RowKeys, RunResult, Session, SpectrumRecord, Status, StepRecord};
+use crate::record::{
+    Record, RowKeys, RunResult, Session, SpectrumOf, SpectrumRecord, Status, StepRecord,
+    run_directory,
+};
 use std::collections::BTreeMap;
 
 /// One run as its directory tells it, or as it is planned.
@@ -44,6 +47,21 @@ pub struct Runs {
     unopened: BTreeMap<String, Unopened>,
 }
 
+/// Runs of one method at one size whose updates are measured from the same step; never empty.
+pub(crate) struct MeasuredAlike<'a> {
+    /// Update steps done at the weights that they are measured from.
+    pub(crate) from_step: u64,
+    /// Seeds ascending.
+    pub(crate) runs: Vec<&'a Run>,
+}
+
+impl MeasuredAlike<'_> {
+    /// Keys of the first seed: all but the seed are the same in the others.
+    pub(crate) fn row(&self) -> &RowKeys {
+        &self.runs[0].row
+    }
+}
+
 /// A run of which only the name of its directory is known.
 #[derive(Clone, Debug, PartialEq)]
 struct Unopened {
@@ -73,6 +91,15 @@ impl Run {
             .filter(|result| result.status == Status::Complete)
     }
 
+    /// The newest evaluation: update steps done then, and the mean loss where it was finite.
+    #[must_use]
+    pub fn newest_evaluation(&self) -> Option<(u64, Option<f64>)> {
+        self.records.iter().rev().find_map(|record| match record {
+            Record::Evaluation(evaluation) => Some((evaluation.step, evaluation.validation_loss)),
+            _ => None,
+        })
+    }
+
     /// Mean validation loss, nats per target: the final one, or the last evaluation of a run that has not ended. None for a
     /// run that diverged: an evaluation from before says nothing about it.
     #[must_use]
@@ -81,10 +108,7 @@ impl Run {
             Some(result) => result
                 .validation_loss
                 .filter(|_| result.status == Status::Complete),
-            None => self.records.iter().rev().find_map(|record| match record {
-                Record::Evaluation(evaluation) => Some(evaluation.validation_loss),
-                _ => None,
-            })?,
+            None => self.newest_evaluation()?.1,
         }
     }
 
@@ -111,6 +135,35 @@ impl Run {
         self.result
             .as_ref()
             .map_or_else(from_records, |result| result.tokens_seen)
+    }
+
+    /// The matrices whose updates have been taken apart, in the order of the records; none before that.
+    #[must_use]
+    pub fn matrices(&self) -> Vec<&str> {
+        let mut matrices: Vec<&str> = Vec::new();
+        for record in self.updates() {
+            if !matrices.contains(&record.matrix.as_str()) {
+                matrices.push(&record.matrix);
+            }
+        }
+        matrices
+    }
+
+    /// The updates of one matrix, one record for each layer.
+    pub fn updates_of<'a>(&'a self, matrix: &str) -> impl Iterator<Item = &'a SpectrumRecord> {
+        self.updates().filter(move |record| record.matrix == matrix)
+    }
+
+    /// Update steps done at the weights that its updates are measured from; none where they have not been taken apart.
+    #[must_use]
+    pub fn measured_from(&self) -> Option<u64> {
+        self.updates().next().map(|record| record.from_step)
+    }
+
+    fn updates(&self) -> impl Iterator<Item = &SpectrumRecord> {
+        self.spectra
+            .iter()
+            .filter(|record| record.quantity == SpectrumOf::Update)
     }
 
     /// The last logged training step.
@@ -167,7 +220,7 @@ impl Runs {
             if self.runs.iter().any(same) {
                 continue;
             }
-            let directory = format!("{}-{}-seed{}", row.size, row.method, row.seed);
+            let directory = run_directory(&row.size, &row.method, row.seed);
             let mut run = Run::planned(row);
             if let Some(unopened) = self.unopened.get(&directory) {
                 run.status = unopened.status;
@@ -182,6 +235,29 @@ impl Runs {
     /// Every run, in the order of the tables.
     pub fn iter(&self) -> std::slice::Iter<'_, Run> {
         self.runs.iter()
+    }
+
+    /// Runs whose updates may be averaged or pooled: seeds of one method at one size that are measured from the same step.
+    /// Sizes and methods in the order of the tables, the earliest step first.
+    pub(crate) fn measured_alike(&self) -> Vec<MeasuredAlike<'_>> {
+        let mut groups: Vec<MeasuredAlike<'_>> = Vec::new();
+        let same_method = |left: &&Run, right: &&Run| {
+            left.row.size == right.row.size && left.row.method == right.row.method
+        };
+        for method in self.iter().collect::<Vec<_>>().chunk_by(same_method) {
+            let mut steps: BTreeMap<u64, Vec<&Run>> = BTreeMap::new();
+            for run in method {
+                if let Some(from_step) = run.measured_from() {
+                    steps.entry(from_step).or_default().push(*run);
+                }
+            }
+            groups.extend(
+                steps
+                    .into_iter()
+                    .map(|(from_step, runs)| MeasuredAlike { from_step, runs }),
+            );
+        }
+        groups
     }
 
     /// How many runs stand at each status, in the order in which a reader wants them; statuses without runs are left out.

@@ -22,6 +22,12 @@ pub struct Manifest {
     pub sessions: Vec<Session>,
 }
 
+/// Name of a run's directory in its suite, by which people call the run too.
+#[must_use]
+pub fn run_directory(size: &str, method: &str, seed: u64) -> String {
+    format!("{size}-{method}-seed{seed}")
+}
+
 /// Identity and switches of a run: the ablation table reads the switches from here and never parses a method's name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowKeys {

@@ -382,6 +382,7 @@ def events(world):
             ["loss", "learning_rate", "grad_norm", "tokens_per_second", "validation_loss"]
         )
         print(f"  {run.parent.name + '/' + run.name:34} {compared} values as in metrics.jsonl")
+    assert len(sessions) > 1, "the run had ended before it was killed"
     print(f"  the resumed run had {len(sessions)} processes")
 
 

@@ -133,10 +133,11 @@ fn relative_difference(ours: &[f32], theirs: &[f32]) -> f64 {
         }
         difference = difference.max(apart);
     }
-    if largest > 0.0 {
+    // What was recorded as zero throughout has no scale of its own: anything else is infinitely far from it.
+    if difference > 0.0 {
         difference / largest
     } else {
-        difference
+        0.0
     }
 }
 

@@ -53,13 +53,7 @@ pub fn learner(
     .map_err(|error| error.to_string())?;
     let mut given = 0;
     for (name, values) in tensors {
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        learner
-            .write(&name, &bytes)
-            .map_err(|error| format!("{name}: {error}"))?;
+        write(&mut *learner, &name, &values)?;
         given += 1;
     }
     let weights = learner
@@ -72,6 +66,17 @@ pub fn learner(
     } else {
         Err(format!("{given} of {weights} tensors given"))
     }
+}
+
+/// Gives a learner a tensor.
+pub fn write(learner: &mut dyn Learner, name: &str, values: &[f32]) -> Result<(), String> {
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    learner
+        .write(name, &bytes)
+        .map_err(|error| format!("{name}: {error}"))
 }
 
 /// A tensor of a learner.

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use super::network::{COMMON, learner, network, read};
 use super::schedules::RATE_TOLERANCE;
-use super::{Case, Deviations, Folder, Replayed, Tensors, count, counts, real};
+use super::{Case, Deviations, Folder, Replayed, Tensors, count, counts, floats, real};
 
 /// How near a faithful trainer comes. Measured with rewrites of the official code in f64 and f32 and with a second run of
 /// itself; one rule broken at a time shifts some loss by 5e-4 or more.
@@ -96,6 +96,20 @@ pub fn case(folder: &Folder, stem: &str, recording: Value) -> Case {
         let replayed = Replay::run(&recording).map_err(|error| format!("{error:#}"))?;
         recording.compare(&replayed)
     })
+}
+
+/// The recorded way of resetting moments in the names of this project.
+pub fn reset_of(theirs: &Value) -> (ResetName, f64) {
+    let random = real(theirs, "optimizer_random_pruning", 0.0);
+    let magnitude = real(theirs, "optimizer_magnitude_pruning", 0.0);
+    if magnitude > 0.0 {
+        (ResetName::Magnitude, magnitude)
+    } else if random > 0.0 {
+        (ResetName::Random, random)
+    } else {
+        // The official "zero" mode is random pruning that keeps one element in a thousand.
+        (ResetName::Random, 0.999)
+    }
 }
 
 /// The weights with which our replay of a recorded run ends, product merged, by name.
@@ -173,16 +187,7 @@ impl Recording {
             return Err("the schedule does not start where the warm start ends".into());
         }
         let micro_batch = count(theirs, "micro_batch", 1);
-        let random = real(theirs, "optimizer_random_pruning", 0.0);
-        let magnitude = real(theirs, "optimizer_magnitude_pruning", 0.0);
-        let (reset, reset_ratio) = if magnitude > 0.0 {
-            (ResetName::Magnitude, magnitude)
-        } else if random > 0.0 {
-            (ResetName::Random, random)
-        } else {
-            // The official "zero" mode is random pruning that keeps one element in a thousand.
-            (ResetName::Random, 0.999)
-        };
+        let (reset, reset_ratio) = reset_of(theirs);
         let schedule = match (theirs["scheduler"].as_str(), given("cycle_length")) {
             (Some("linear"), _) => ScheduleName::Linear,
             (_, Some(_)) => ScheduleName::CosineCycles,
@@ -345,18 +350,45 @@ impl Recording {
         })
     }
 
+    fn tolerances(&self) -> &'static Tolerances {
+        if self.by_magnitude() {
+            &PRUNED_BY_MAGNITUDE
+        } else {
+            &WELL_CONDITIONED
+        }
+    }
+
     fn compare(&self, replayed: &Replay) -> Replayed {
         let mut deviations = Deviations::default();
-        let tolerances = if self.by_magnitude() {
-            PRUNED_BY_MAGNITUDE
-        } else {
-            WELL_CONDITIONED
-        };
-        let until = self.comparable_until;
-        let steps = counts(&self.run["update_step"]);
-        let comparable = steps.iter().filter(|step| **step <= until).count();
-        deviations.same("updates", &replayed.steps.len(), &steps.len());
+        self.compare_updates(replayed, &mut deviations)?;
+        self.compare_events(replayed, &mut deviations);
+        self.compare_moments(replayed, &mut deviations)?;
+        self.compare_scales(replayed, &mut deviations);
+        self.compare_end(replayed, &mut deviations)?;
+        for (key, ours) in [
+            ("n_total_params", replayed.total_parameters),
+            ("n_trainable_params", replayed.trainable_parameters),
+            ("n_equivalent_params", self.network.parameters()),
+        ] {
+            deviations.same(key, &Some(ours), &self.run[key].as_u64());
+        }
+        deviations.note(
+            "draws that were not recorded",
+            replayed.unrecorded.len() as f64,
+            0.0,
+            format!("{:?}", replayed.unrecorded),
+        );
+        Ok(deviations)
+    }
 
+    /// Learning rate, loss and norm of the gradient of each update.
+    fn compare_updates(
+        &self,
+        replayed: &Replay,
+        deviations: &mut Deviations,
+    ) -> Result<(), String> {
+        let steps = counts(&self.run["update_step"]);
+        deviations.same("updates", &replayed.steps.len(), &steps.len());
         let recorded = |key: &str, index: usize| self.run[key][index].as_f64();
         for (index, step) in replayed.steps.iter().enumerate() {
             let rate = recorded("lr_used", index).ok_or("no rate")?;
@@ -367,7 +399,10 @@ impl Recording {
                 RATE_TOLERANCE,
                 step.step,
             );
-            if index >= comparable {
+            if steps
+                .get(index)
+                .is_none_or(|step| *step > self.comparable_until)
+            {
                 continue;
             }
             let loss = recorded("loss", index).ok_or("no loss")?;
@@ -375,7 +410,7 @@ impl Recording {
                 "loss",
                 step.loss.unwrap_or(f64::NAN),
                 loss,
-                tolerances.loss,
+                self.tolerances().loss,
                 step.step,
             );
             // Where nothing is clipped, the official code computes no norm.
@@ -384,11 +419,16 @@ impl Recording {
                 deviations.note(
                     "norm of the gradient",
                     (ours / norm - 1.0).abs(),
-                    tolerances.grad_norm,
+                    self.tolerances().grad_norm,
                     step.step,
                 );
             }
         }
+        Ok(())
+    }
+
+    /// After which updates there are restarts and resets.
+    fn compare_events(&self, replayed: &Replay, deviations: &mut Deviations) {
         deviations.same(
             "restarts",
             &replayed.restarts,
@@ -404,27 +444,26 @@ impl Recording {
             &resets,
             &counts(&self.run["optimizer_reset_after_update"]),
         );
+    }
 
-        let recorded_resets = self.run["resets"].as_array().cloned().unwrap_or_default();
-        for (number, (ours, theirs)) in replayed.resets.iter().zip(&recorded_resets).enumerate() {
-            if ours.after_update > until {
+    /// The moments of the factors around each reset.
+    fn compare_moments(
+        &self,
+        replayed: &Replay,
+        deviations: &mut Deviations,
+    ) -> Result<(), String> {
+        let recorded = self.run["resets"].as_array().cloned().unwrap_or_default();
+        for (number, (ours, theirs)) in replayed.resets.iter().zip(&recorded).enumerate() {
+            if ours.after_update > self.comparable_until {
                 break;
             }
-            deviations.same(
-                "moments of the factors",
-                &ours.total,
-                &count(theirs, "n_total", 0),
-            );
-            deviations.same(
-                "zero before a reset",
-                &ours.zero_before,
-                &count(theirs, "n_zero_before", 0),
-            );
-            deviations.same(
-                "zero after a reset",
-                &ours.zero_after,
-                &count(theirs, "n_zero_after", 0),
-            );
+            for (quantity, ours, key) in [
+                ("moments of the factors", ours.total, "n_total"),
+                ("zero before a reset", ours.zero_before, "n_zero_before"),
+                ("zero after a reset", ours.zero_after, "n_zero_after"),
+            ] {
+                deviations.same(quantity, &ours, &count(theirs, key, 0));
+            }
             for (name, values) in self.tensors.under(&format!("reset{number}.after.")) {
                 let moment = ours
                     .moments
@@ -434,95 +473,83 @@ impl Recording {
                     "moments after a reset",
                     moment,
                     &values,
-                    tolerances.factors,
+                    self.tolerances().factors,
                     name,
                 );
             }
         }
+        Ok(())
+    }
 
+    /// The trained scales after each update, all layers' as one tensor.
+    fn compare_scales(&self, replayed: &Replay, deviations: &mut Deviations) {
+        let Some(recorded) = self.run["lora_scaling_after_update"].as_array() else {
+            return;
+        };
+        deviations.same(
+            "updates with trained scales",
+            &replayed.scalars.len(),
+            &recorded.len(),
+        );
         let modules: Vec<&str> = self.run["relora_modules_in_order"]
             .as_array()
             .into_iter()
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        if let Some(scalars) = self.run["lora_scaling_after_update"].as_array() {
-            for (index, (ours, theirs)) in replayed
-                .scalars
+        let steps = counts(&self.run["update_step"]);
+        for ((ours, theirs), step) in replayed.scalars.iter().zip(recorded).zip(steps) {
+            if step > self.comparable_until {
+                break;
+            }
+            let ours: Vec<f32> = modules
                 .iter()
-                .zip(scalars)
-                .enumerate()
-                .take(comparable)
-            {
-                for (number, module) in modules.iter().enumerate() {
-                    let ours = ours.get(*module).copied().unwrap_or(f64::NAN);
-                    let theirs = theirs[number].as_f64().unwrap_or(f64::NAN);
-                    deviations.compare(
-                        "trained scale, before tanh",
-                        ours,
-                        theirs,
-                        tolerances.factors,
-                        format!("{module} after {}", steps[index]),
-                    );
-                }
-            }
-            deviations.same(
-                "updates with trained scales",
-                &replayed.scalars.len(),
-                &scalars.len(),
+                .map(|module| ours.get(*module).copied().unwrap_or(f32::NAN))
+                .collect();
+            deviations.tensor(
+                "trained scales, before tanh",
+                &ours,
+                &floats(theirs),
+                self.tolerances().factors,
+                format!("after {step}"),
             );
         }
+    }
 
-        if steps.last().is_some_and(|last| *last <= until) {
-            let loss = real(&self.run, "final_eval_loss", f64::NAN);
-            deviations.compare(
-                "loss, evaluated at the end",
-                replayed.evaluation,
-                loss,
-                tolerances.evaluation,
-                "",
-            );
-            for (name, values) in self.tensors.under("final.") {
-                let ours = replayed
-                    .merged
-                    .get(name)
-                    .ok_or_else(|| format!("no tensor {name}"))?;
-                deviations.tensor(
-                    "weights at the end, merged",
-                    ours,
-                    &values,
-                    tolerances.weights,
-                    name,
-                );
-            }
-            for (name, values) in self.tensors.under("final_lora.") {
-                let ours = replayed
-                    .factors
-                    .get(name)
-                    .ok_or_else(|| format!("no factor {name}"))?;
-                deviations.tensor(
-                    "factors at the end",
-                    ours,
-                    &values,
-                    tolerances.factors,
-                    name,
-                );
-            }
+    /// Loss, weights and factors at the end, where another implementation can follow so far.
+    fn compare_end(&self, replayed: &Replay, deviations: &mut Deviations) -> Result<(), String> {
+        let last = counts(&self.run["update_step"]).last().copied();
+        if last.is_none_or(|last| last > self.comparable_until) {
+            return Ok(());
         }
-        for (key, ours) in [
-            ("n_total_params", replayed.total_parameters),
-            ("n_trainable_params", replayed.trainable_parameters),
-            ("n_equivalent_params", self.network.parameters()),
-        ] {
-            deviations.same(key, &Some(ours), &self.run[key].as_u64());
-        }
-        deviations.note(
-            "draws that were not recorded",
-            replayed.unrecorded.len() as f64,
-            0.0,
-            format!("{:?}", replayed.unrecorded),
+        let tolerances = self.tolerances();
+        deviations.compare(
+            "loss, evaluated at the end",
+            replayed.evaluation,
+            real(&self.run, "final_eval_loss", f64::NAN),
+            tolerances.evaluation,
+            "",
         );
-        Ok(deviations)
+        for (prefix, quantity, ours, tolerance) in [
+            (
+                "final.",
+                "weights at the end, merged",
+                &replayed.merged,
+                tolerances.weights,
+            ),
+            (
+                "final_lora.",
+                "factors at the end",
+                &replayed.factors,
+                tolerances.factors,
+            ),
+        ] {
+            for (name, values) in self.tensors.under(prefix) {
+                let ours = ours.get(name).ok_or_else(|| format!("no tensor {name}"))?;
+                deviations.tensor(quantity, ours, &values, tolerance, name);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -610,7 +637,7 @@ struct Observed {
     inner: Box<dyn Learner>,
     updates: usize,
     /// Trained scales by module after each update, as they are when the next one begins.
-    scalars: Vec<BTreeMap<String, f64>>,
+    scalars: Vec<BTreeMap<String, f32>>,
     resets: Vec<ObservedReset>,
 }
 
@@ -638,7 +665,7 @@ impl Observed {
             let scalars = self.inner.tensors().into_iter().filter_map(|info| {
                 let module = info.name.strip_suffix(".scaling")?;
                 let value = read(&*self.inner, &info.name).ok()?;
-                Some((module.to_owned(), f64::from(*value.first()?)))
+                Some((module.to_owned(), *value.first()?))
             });
             let scalars = scalars.collect();
             self.scalars.push(scalars);
@@ -718,7 +745,7 @@ struct Replay {
     steps: Vec<results::record::StepRecord>,
     restarts: Vec<u64>,
     resets: Vec<ObservedReset>,
-    scalars: Vec<BTreeMap<String, f64>>,
+    scalars: Vec<BTreeMap<String, f32>>,
     evaluation: f64,
     /// Weights by name, the product merged into them.
     merged: BTreeMap<String, Vec<f32>>,

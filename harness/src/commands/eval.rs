@@ -19,7 +19,9 @@ use super::{print, print_json};
 use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
+use crate::progress::warn;
 use crate::run::view;
+use crate::stop;
 
 /// Longest sequences where none are asked for: a model made for more is rarely meant to be fed so much on a small machine.
 const LONGEST_BY_DEFAULT: usize = 1024;
@@ -55,6 +57,10 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         precision: Some(options.precision),
     })?;
     let directory = tempfile::tempdir().context("cannot make a temporary folder")?;
+    stop::leave_on_signals(
+        "stopped before the whole text was read; nothing is kept",
+        Some(directory.path().to_owned()),
+    )?;
     let store = Arc::new(tokenize(&options.data, &tokenizer, directory.path())?);
     let targets = store.validation_tokens().saturating_sub(1);
     if targets == 0 {
@@ -66,6 +72,13 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         .sequence_length
         .unwrap_or(longest)
         .min(usize::try_from(targets).unwrap_or(usize::MAX));
+    if sequence_length > folder.config.longest_sequence {
+        warn(&format!(
+            "note: sequences of {sequence_length} tokens; {} was made for at most {} (max_position_embeddings)",
+            options.directory.display(),
+            folder.config.longest_sequence
+        ));
+    }
     let batches = Batches::new(
         Arc::clone(&store),
         Split::Validation,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::ExplainOptions;
 use crate::exit::{Exit, UserError};
-use crate::recipe::{self, DEFAULTS, DIALECTS, Dialect, PRESETS};
+use crate::recipe::{self, DEFAULTS, Dialect};
 use crate::settings::Settings;
 
 /// Prints the keys whose values differ.
@@ -17,9 +17,8 @@ pub fn run(options: ExplainOptions) -> anyhow::Result<Exit> {
     let presets = match &options.method {
         None => recipe::preset_names(),
         Some(name) => {
-            let known = PRESETS.iter().find(|preset| preset.name == *name);
             let unknown = || UserError::unknown("method", name, recipe::preset_names());
-            vec![known.ok_or_else(unknown)?.name]
+            vec![recipe::preset(name).ok_or_else(unknown)?.name]
         }
     };
     let differences = differences(one, other, &presets);
@@ -32,8 +31,8 @@ pub fn run(options: ExplainOptions) -> anyhow::Result<Exit> {
 }
 
 fn dialect(name: &str) -> Result<&'static Dialect, UserError> {
-    let found = DIALECTS.iter().find(|dialect| dialect.name == name);
-    found.ok_or_else(|| UserError::unknown("dialect", name, recipe::dialect_names()))
+    recipe::dialect(name)
+        .ok_or_else(|| UserError::unknown("dialect", name, recipe::dialect_names()))
 }
 
 /// A key that has one value in one dialect and another in the other.
@@ -66,11 +65,8 @@ impl Side {
             };
         }
         let mut settings = Settings::default();
-        let layer = PRESETS
-            .iter()
-            .find(|known| known.name == preset)
-            .map(|known| (known.layer)());
-        for (key, value) in layer.unwrap_or_default() {
+        let layer = recipe::preset(preset).map_or_else(Vec::new, |known| (known.layer)());
+        for (key, value) in layer {
             // Presets are tables of ours: a test reads every one of them.
             let _ = settings.set(key, &value);
         }
@@ -137,6 +133,7 @@ fn text(one: &Dialect, other: &Dialect, differences: &[Difference], presets: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::DIALECTS;
 
     /// Whatever a dialect departs in has a reason on our side too, and a source on its own.
     #[test]

@@ -1,7 +1,7 @@
 //! `relora export`: a run's newest checkpoint as a folder that `transformers` loads, merged or with the factors apart.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use datasets::tokenizer::Tokenizer;
@@ -15,7 +15,7 @@ use crate::files::{self, failed_to};
 use crate::hugging_face::{Form, Model};
 use crate::matrix::Cell;
 use crate::progress::warn;
-use crate::{journal, worker};
+use crate::{journal, stop, worker};
 
 /// Writes the folder.
 ///
@@ -28,6 +28,7 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
         directory,
         adapter,
     } = &options;
+    let run = &run_directory(run)?;
     check_target(directory)?;
     let (plan, cell) = worker::assignment(run)?;
     journal::check(run, &cell)?;
@@ -76,6 +77,19 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
     }
     warn(&format!("exported: {}", directory.display()));
     Ok(Exit::Success)
+}
+
+/// A run by its directory, or by the one that it has under runs/.
+fn run_directory(named: &Path) -> Result<PathBuf> {
+    let below = Path::new(super::RUNS).join(named);
+    let found = [named, &below].into_iter().find(|it| it.is_dir());
+    found.map(Path::to_owned).ok_or_else(|| {
+        let message = format!(
+            "{}: no such run; give the directory of one, e.g. runs/laptop/nano-relora-seed1",
+            named.display()
+        );
+        UserError::new(message).into()
+    })
 }
 
 /// The newest checkpoint that is what was written.
@@ -127,6 +141,10 @@ fn write_beside(directory: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Re
     let name = whole.file_name().unwrap_or_default().to_string_lossy();
     let partial = parent.join(files::partial_name(&name, &files::unique_token()));
     fs::create_dir(&partial).map_err(failed_to("create", directory))?;
+    stop::leave_on_signals(
+        "stopped before the folder was whole; nothing is kept",
+        Some(partial.clone()),
+    )?;
     let written = write(&partial).and_then(|()| {
         // Only an empty folder can be removed so.
         if whole.is_dir() {

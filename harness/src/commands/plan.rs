@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use models::{Precision, cost};
+use models::Precision;
 use serde::Serialize;
 
 use super::request::Request;
@@ -18,7 +18,7 @@ use crate::progress::{duration, warn};
 /// # Errors
 /// Those of [`Request::new`] and [`Request::plan`], and whatever standard output says.
 pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
-    let request = Request::new(&options.suite)?;
+    let request = Request::new(&options.suite)?.with_event_files(options.tensorboard);
     if options.print_config {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
@@ -83,19 +83,7 @@ struct Row {
 impl Row {
     fn of(cell: &Cell, precision: Precision, plan: &Plan) -> Row {
         let keys = cell.row();
-        let bytes = plan::bytes(cell, precision);
-        let in_warm_start = cell.settings.warm_start && {
-            let settings = &cell.settings;
-            let (rows, length) = (settings.micro_batch_size, settings.sequence_length);
-            let full_rank = cost::bytes(
-                &cell.network(),
-                None,
-                precision,
-                rows as usize,
-                length as usize,
-            );
-            bytes == full_rank
-        };
+        let (bytes, in_warm_start) = plan::bytes(cell, precision);
         Row {
             cell: cell.directory(),
             size: keys.size,

@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use datasets::{DataError, DataSpec, SourceSpec, Split, Store, TokenizerSpec, ValidationSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{Device, Precision, UnknownName};
+use results::record::run_directory;
 
 use crate::cli::{PlaceOptions, SuiteOptions};
 use crate::exit::UserError;
@@ -401,7 +402,10 @@ impl Request {
 
     /// Prepares the token store, or finds it prepared.
     fn store(&self) -> anyhow::Result<Store> {
-        stop::leave_on_signals()?;
+        stop::leave_on_signals(
+            "stopped before any training; the same command goes on",
+            None,
+        )?;
         let spec = data_spec(&self.profile.data)?;
         let cache = cache_directory(&self.directory);
         let mut display = Preparation::default();
@@ -449,8 +453,13 @@ impl Request {
             ..
         } = &self.profile;
         let mut names: Vec<String> = sizes.iter().chain(methods).cloned().collect();
+        let mut cells: Vec<String> = Vec::new();
         for size in sizes {
-            names.extend(methods.iter().map(|method| format!("{size}-{method}")));
+            for method in methods {
+                names.push(format!("{size}-{method}"));
+                let cell = |seed: &u64| run_directory(size, method, *seed);
+                cells.extend(seeds.iter().map(cell));
+            }
         }
         for filter in &self.only {
             let matches = sizes.iter().any(|size| {
@@ -461,7 +470,12 @@ impl Request {
                 })
             });
             if !matches {
-                let near = suggestion(filter, &names);
+                let named = if filter.contains("-seed") {
+                    &cells
+                } else {
+                    &names
+                };
+                let near = suggestion(filter, named);
                 return Err(UserError::new(format!(
                     "--only {filter}: matches no cell of profile `{}`; {near}",
                     self.profile.name
@@ -533,6 +547,23 @@ fn first_of_each_size(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
         .map(|(_, cell)| cell)
 }
 
+/// The file of a tokenizer that is given as itself or as a folder with one.
+fn given_tokenizer(path: &Path) -> Result<PathBuf, UserError> {
+    let inside = path.join("tokenizer.json");
+    let file = if path.is_dir() {
+        inside
+    } else {
+        path.to_owned()
+    };
+    if !file.is_file() {
+        return Err(UserError::new(format!(
+            "tokenizer {}: no such file; give a tokenizer.json",
+            file.display()
+        )));
+    }
+    Ok(file)
+}
+
 /// The tokenizer of the folder that runs start from: its own, or where it has none the one that is given.
 fn tokenizer_of(init_from: &InitFrom, given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let own = match (hugging_face::tokenizer_file(&init_from.directory), given) {
@@ -541,8 +572,7 @@ fn tokenizer_of(init_from: &InitFrom, given: Option<&Path>) -> anyhow::Result<Pa
     };
     let read = |path: &Path| fs::read(path).map_err(files::failed_to("read", path));
     if let Some(given) = given
-        && given.is_file()
-        && read(given)? != read(&own)?
+        && read(&given_tokenizer(given)?)? != read(&own)?
     {
         let message = format!(
             "tokenizer {}: not that of {}, whose model knows its own tokens alone; leave it out",
@@ -635,18 +665,9 @@ fn data_spec(data: &Data) -> anyhow::Result<DataSpec> {
         source_of_paths(&data.paths, &data.field)?
     };
     let tokenizer = match &data.tokenizer {
-        Some(path) => {
-            let inside = path.join("tokenizer.json");
-            let file = if path.is_dir() { &inside } else { path };
-            if !file.is_file() {
-                let message = format!(
-                    "tokenizer {}: no such file; give a tokenizer.json",
-                    file.display()
-                );
-                return Err(UserError::new(message).into());
-            }
-            TokenizerSpec::File { path: file.clone() }
-        }
+        Some(path) => TokenizerSpec::File {
+            path: given_tokenizer(path)?,
+        },
         None => TokenizerSpec::Train {
             vocabulary: data.vocabulary as usize,
         },

@@ -1,7 +1,7 @@
 //! `relora status`: how far a suite is.
 
 use results::frame::Run;
-use results::record::Status;
+use results::record::{Status, run_directory};
 use serde::Serialize;
 
 use super::{print, print_json, suite_directory, tables};
@@ -27,6 +27,10 @@ pub fn run(options: StatusOptions) -> anyhow::Result<Exit> {
         let loss = row
             .validation_loss
             .map_or_else(String::new, |loss| format!("validation loss {loss:.4}"));
+        let loss = match row.validation_step.filter(|step| *step < row.update_steps) {
+            Some(step) if !loss.is_empty() => format!("{loss} at step {step}"),
+            _ => loss,
+        };
         let line = format!(
             "{:<width$}  {:<20}  {steps:>13}  {loss}",
             row.cell,
@@ -60,6 +64,8 @@ struct Row {
     planned_steps: u64,
     tokens_seen: u64,
     validation_loss: Option<f64>,
+    /// Update steps done when that was measured.
+    validation_step: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -68,7 +74,7 @@ impl Row {
     fn of(run: &Run) -> Row {
         let keys = &run.row;
         Row {
-            cell: format!("{}-{}-seed{}", keys.size, keys.method, keys.seed),
+            cell: run_directory(&keys.size, &keys.method, keys.seed),
             size: keys.size.clone(),
             method: keys.method.clone(),
             seed: keys.seed,
@@ -77,6 +83,7 @@ impl Row {
             planned_steps: keys.planned_steps,
             tokens_seen: run.tokens_seen(),
             validation_loss: run.validation_loss(),
+            validation_step: run.newest_evaluation().map(|(step, _)| step),
             error: run.error.clone(),
         }
     }

@@ -88,7 +88,7 @@ fn size_name(folder: &Path) -> String {
             }
         })
         .collect();
-    let name = name.trim_matches('-');
+    let name = name.trim_matches(['-', '_']);
     if name.is_empty() {
         FOLDER.to_owned()
     } else {

@@ -2,10 +2,10 @@
 //! whether a checkpoint in it can be gone on from.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use results::record::{Failure, Manifest, Record, RunResult, SCHEMA};
 
 use super::{FAILED, MANIFEST, METRICS, RESULT};
@@ -101,6 +101,23 @@ pub fn failure(directory: &Path) -> Result<Option<Failure>> {
 /// The last whole record of a run, if there is one.
 ///
 /// # Errors
+/// All records of a run that nobody writes to meanwhile.
+///
+/// # Errors
+/// A file that cannot be read, or a line that is no record.
+pub fn records(directory: &Path) -> Result<Vec<Record>> {
+    let path = directory.join(METRICS);
+    let file = File::open(&path).map_err(failed_to("read", &path))?;
+    let mut records = Vec::new();
+    for (index, line) in io::BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(failed_to("read", &path))?;
+        let record = serde_json::from_str(&line)
+            .with_context(|| format!("{} line {} is no record", path.display(), index + 1))?;
+        records.push(record);
+    }
+    Ok(records)
+}
+
 /// Records that are there and cannot be read.
 pub fn newest_record(directory: &Path) -> Result<Option<Record>> {
     /// More than any record takes.

@@ -610,6 +610,12 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "spectra_histogram",
+        "from_step",
+        "update steps done at the weights that the update is measured from: those of the warm start, or 0",
+        "1",
+    ),
+    (
+        "spectra_histogram",
         "matrix",
         "the linear layer, all blocks together",
         "",

@@ -381,30 +381,20 @@ impl Runs {
     pub fn spectra_histogram(&self) -> DataFrame {
         let mut rows = Vec::new();
         for run in self.iter() {
-            let updates = || {
-                run.spectra
-                    .iter()
-                    .filter(|record| record.quantity == SpectrumOf::Update)
-            };
-            let mut matrices: Vec<&str> = Vec::new();
-            for record in updates() {
-                if !matrices.contains(&record.matrix.as_str()) {
-                    matrices.push(&record.matrix);
-                }
-            }
-            for matrix in matrices {
-                let values = updates()
-                    .filter(|record| record.matrix == matrix)
+            for matrix in run.matrices() {
+                let values = run
+                    .updates_of(matrix)
                     .flat_map(|record| record.singular_values.iter().copied());
                 for (bin, density) in spectra::histogram(values).into_iter().enumerate() {
-                    rows.push((&run.row, matrix, bin, density));
+                    rows.push((run, matrix, bin, density));
                 }
             }
         }
         let edge = |bin: usize| spectra::HISTOGRAM_END * bin as f64 / spectra::BINS as f64;
-        let mut columns = keys(&rows, |(row, ..)| row);
+        let mut columns = keys(&rows, |(run, ..)| &run.row);
         columns.extend([
-            column("seed", &rows, |(row, ..)| row.seed),
+            column("seed", &rows, |(run, ..)| run.row.seed),
+            column("from_step", &rows, |(run, ..)| run.measured_from()),
             column("matrix", &rows, |(_, matrix, ..)| (*matrix).to_owned()),
             column("bin_low", &rows, |(_, _, bin, _)| edge(*bin)),
             column("bin_high", &rows, |(_, _, bin, _)| edge(bin + 1)),

@@ -1,7 +1,6 @@
 //! Figures of frames as SVG: what a paper would print, in files that stand alone.
 
-use crate::frame::{Run, Runs};
-use crate::record::SpectrumOf;
+use crate::frame::{MeasuredAlike, Runs};
 use crate::spectra::{self, BINS, HISTOGRAM_END};
 use plotters::prelude::*;
 use std::error::Error;
@@ -15,62 +14,51 @@ const PRESETS: [&str; 5] = ["full", "lora", "low-rank", "lora-warm-start", "relo
 /// Width and height of one panel, pixels.
 const PANEL: (u32, u32) = (220, 150);
 
+/// Height of the letters of a panel's title, pixels: the method, the step that it is measured from and the matrix fit.
+const TITLE: u32 = 11;
+
 /// A dark blue that prints as a dark grey.
 const INK: RGBColor = RGBColor(31, 78, 121);
 
 /// The paper's figure 4 for each size: how the singular values of the updates are distributed, methods down, matrices
-/// across, the seeds of a method together. Names of the files with their content; none where no spectra have been taken.
+/// across, the seeds of a method together where they are measured from the same step. Names of the files with their
+/// content; none where no spectra have been taken.
 ///
 /// # Errors
 /// What the drawing library says.
 pub fn spectra(runs: &Runs) -> Result<Vec<(String, String)>, Box<dyn Error + Send + Sync>> {
-    let shown = |run: &&Run| !run.spectra.is_empty() && PRESETS.contains(&run.row.preset.as_str());
-    let runs: Vec<&Run> = runs.iter().filter(shown).collect();
-    let sizes = runs.chunk_by(|left, right| left.row.size == right.row.size);
-    sizes
-        .map(|size| {
-            let name = size.first().map_or("", |run| run.row.size.as_str());
+    let mut rows = runs.measured_alike();
+    rows.retain(|row| PRESETS.contains(&row.row().preset.as_str()));
+    rows.chunk_by(|left, right| left.row().size == right.row().size)
+        .map(|rows| {
+            let name = rows.first().map_or("", |row| row.row().size.as_str());
             Ok((
                 format!("spectra-{name}.svg"),
-                panels(size).map_err(|error| error.to_string())?,
+                panels(rows).map_err(|error| error.to_string())?,
             ))
         })
         .collect()
 }
 
-fn panels(runs: &[&Run]) -> Result<String, Box<dyn Error>> {
-    let methods: Vec<&[&Run]> = runs
-        .chunk_by(|left, right| left.row.method == right.row.method)
-        .collect();
-    let (columns, rows) = (MATRICES.len(), methods.len());
-    let histograms: Vec<[f64; BINS]> = methods
+fn panels(rows: &[MeasuredAlike<'_>]) -> Result<String, Box<dyn Error>> {
+    let panels: Vec<(String, [f64; BINS])> = rows
         .iter()
-        .flat_map(|method| {
-            MATRICES.map(|matrix| spectra::histogram(values(method, matrix).into_iter()))
-        })
+        .flat_map(|row| MATRICES.map(|matrix| (title(row, matrix), histogram(row, matrix))))
         .collect();
-    let highest = histograms
+    let highest = panels
         .iter()
-        .flatten()
+        .flat_map(|(_, densities)| densities)
         .fold(0.0, |highest: f64, density| highest.max(*density));
 
     let mut text = String::new();
     {
-        let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
+        let (across, down) = (MATRICES.len(), rows.len());
+        let size = (PANEL.0 * across as u32, PANEL.1 * down as u32);
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
         area.fill(&WHITE)?;
-        for (panel, (index, histogram)) in area
-            .split_evenly((rows, columns))
-            .iter()
-            .zip(histograms.iter().enumerate())
-        {
-            let method = methods
-                .get(index / columns)
-                .and_then(|method| method.first());
-            let method = method.map_or("", |run| run.row.method.as_str());
-            let title = format!("{method}, {}", MATRICES[index % columns]);
+        for (panel, (title, densities)) in area.split_evenly((down, across)).iter().zip(&panels) {
             let mut chart = ChartBuilder::on(panel)
-                .caption(title, ("sans-serif", 13))
+                .caption(title, ("sans-serif", TITLE))
                 .margin(6)
                 .x_label_area_size(20)
                 .y_label_area_size(34)
@@ -84,7 +72,7 @@ fn panels(runs: &[&Run]) -> Result<String, Box<dyn Error>> {
                 .draw()?;
             let width = HISTOGRAM_END / BINS as f64;
             chart.draw_series(
-                histogram
+                densities
                     .iter()
                     .enumerate()
                     .filter(|(_, density)| **density > 0.0)
@@ -99,12 +87,12 @@ fn panels(runs: &[&Run]) -> Result<String, Box<dyn Error>> {
     Ok(text)
 }
 
-/// The singular values of the updates of one matrix, of all layers and seeds.
-fn values(runs: &[&Run], matrix: &str) -> Vec<f64> {
-    let records = runs.iter().flat_map(|run| &run.spectra);
-    let updates =
-        records.filter(|record| record.quantity == SpectrumOf::Update && record.matrix == matrix);
-    updates
-        .flat_map(|record| record.singular_values.iter().copied())
-        .collect()
+fn title(row: &MeasuredAlike<'_>, matrix: &str) -> String {
+    format!("{} from {}, {matrix}", row.row().method, row.from_step)
+}
+
+/// Of the updates of one matrix, all layers and seeds together.
+fn histogram(row: &MeasuredAlike<'_>, matrix: &str) -> [f64; BINS] {
+    let updates = row.runs.iter().flat_map(|run| run.updates_of(matrix));
+    spectra::histogram(updates.flat_map(|record| record.singular_values.iter().copied()))
 }

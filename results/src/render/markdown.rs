@@ -67,18 +67,55 @@ fn standing(runs: &Runs) -> String {
     format!("{complete} of {all} runs complete{others}.\n")
 }
 
+/// The different values of a column, in the order of the runs.
+fn values(runs: &[Cells<'_>], column: &str) -> Vec<String> {
+    let mut values: Vec<String> = Vec::new();
+    for value in runs.iter().filter_map(|run| run.text(column)) {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    values
+}
+
+/// What was run: what a reader needs to cite a table or to make it again, as far as the runs say it.
+fn recipe(runs: &[Cells<'_>]) -> String {
+    let listed = |column: &str| Some(values(runs, column)).filter(|values| !values.is_empty());
+    let counted = |column: &str| {
+        let shown = listed(column)?
+            .iter()
+            .map(|value| thousands(value.trim_end_matches(".0")))
+            .collect::<Vec<_>>();
+        Some(shown.join(" and "))
+    };
+    let batch = counted("global_batch_size").zip(counted("sequence_length"));
+    let updates = counted("planned_steps").map(|steps| match batch {
+        Some((rows, length)) => format!("{steps} updates of {rows} sequences of {length} tokens"),
+        None => format!("{steps} updates"),
+    });
+    let tokens = listed("data_hash").map(|hashes| {
+        let short: Vec<&str> = hashes
+            .iter()
+            .map(|hash| hash.get(..12).unwrap_or(hash))
+            .collect();
+        format!("tokens `{}`", short.join("` and `"))
+    });
+    let parts = [
+        updates,
+        counted("warm_start_steps").map(|steps| format!("warm start of {steps}")),
+        counted("restart_every").map(|steps| format!("restart every {steps}")),
+        counted("rank").map(|rank| format!("rank {rank}")),
+        counted("alpha").map(|alpha| format!("alpha {alpha}")),
+        listed("seed").map(|seeds| format!("seeds {}", seeds.join(", "))),
+        tokens,
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    format!("{}.\n", parts.join("; "))
+}
+
 /// What the runs of a size have in common, so that a reader sees whether they may be compared at all.
 fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
-    let one_of = |name: &str| {
-        let mut values: Vec<String> = Vec::new();
-        for run in runs {
-            let value = run.text(name).unwrap_or_default();
-            if !values.contains(&value) {
-                values.push(value);
-            }
-        }
-        values.join(" and ")
-    };
+    let one_of = |name: &str| values(runs, name).join(" and ");
     let mut tokens: Vec<u64> = methods
         .iter()
         .filter_map(|row| row.count("tokens_seen"))
@@ -132,7 +169,7 @@ fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
         .next()
         .map(|first| first.to_uppercase().to_string())
         .unwrap_or_default();
-    format!("{first}{}.\n", letters.as_str())
+    format!("{first}{}.\n\n{}", letters.as_str(), recipe(runs))
 }
 
 fn perplexity_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {

@@ -1,29 +1,36 @@
 //! What `relora spectra` prints: the paper's count of small singular values and the effective rank of the updates.
 
 use super::{Table, plus_minus};
-use crate::frame::{Run, Runs};
-use crate::record::{SpectrumOf, SpectrumRecord};
+use crate::frame::{MeasuredAlike, Run, Runs};
 use crate::spectra::Spectrum;
 use crate::statistics::mean_interval;
 
 /// A number of one run's spectra of one matrix, over all layers.
-type Figure = fn(&[&SpectrumRecord]) -> Option<f64>;
+type Figure = fn(&Run, &str) -> Option<f64>;
 
-/// The spectra of a suite as Markdown: for each size one table of each figure, methods down, matrices across.
+/// The spectra of a suite as Markdown: for each size one table of each figure, methods down, matrices across. Seeds that are
+/// measured from different steps stand in rows of their own.
 #[must_use]
 pub fn spectra(runs: &Runs) -> String {
-    let runs: Vec<&Run> = runs.iter().filter(|run| !run.spectra.is_empty()).collect();
+    let rows = runs.measured_alike();
     let mut text = String::new();
-    for size in runs.chunk_by(|left, right| left.row.size == right.row.size) {
-        let Some(first) = size.first() else { continue };
+    for rows in rows.chunk_by(|left, right| left.row().size == right.row().size) {
+        let Some(first) = rows.first().and_then(|row| row.runs.first()) else {
+            continue;
+        };
         text += &format!("\n## {}\n", first.row.size);
-        let total = values_of_a_matrix(first);
-        for (title, figure) in figures() {
-            text += &format!("\n### {title}\n\n{}", table(size, figure).text());
+        for (title, figure) in FIGURES {
+            text += &format!("\n### {title}\n\n{}", table(rows, figure).text());
         }
+        let matrix = first.matrices().first().copied().unwrap_or_default();
+        let total: usize = first
+            .updates_of(matrix)
+            .map(|record| record.singular_values.len())
+            .sum();
         text += &format!(
-            "\n- An update is the final weight minus the one at the end of the warm start, or minus the drawn one where there is \
-             no warm start. The first matrix has {total} singular values in all layers together.\n\
+            "\n- An update is the final weight, product included, minus the weight at the step `from`: the one at the end of the \
+             warm start, or where that step is 0 the one that the run began with. Rows of different steps are updates of \
+             different length, and no mean is over both. `{matrix}` has {total} singular values in all layers together.\n\
              - Angles lie between what one product and the one before it write to: 90 degrees where a restart found new \
              directions only. Mean over seeds ± half of its 95% interval.\n"
         );
@@ -31,41 +38,29 @@ pub fn spectra(runs: &Runs) -> String {
     text
 }
 
-fn figures() -> [(&'static str, Figure); 3] {
-    [
-        (
-            "Singular values of the update below 0.1, all layers",
-            |records| {
-                Some(
-                    updates(records)
-                        .map(|spectrum| spectrum.below_small() as f64)
-                        .sum(),
-                )
-            },
-        ),
-        (
-            "Effective rank of the update, mean over layers",
-            |records| mean(updates(records).map(|spectrum| spectrum.effective_rank())),
-        ),
-        (
-            "Angle between successive products, degrees, mean over layers",
-            |records| {
-                mean(
-                    records
-                        .iter()
-                        .filter_map(|record| record.output_angles)
-                        .map(|angles| angles.mean),
-                )
-            },
-        ),
-    ]
-}
+const FIGURES: [(&str, Figure); 3] = [
+    (
+        "Singular values of the update below 0.1, all layers",
+        |run, matrix| {
+            let below = updates(run, matrix).map(|spectrum| spectrum.below_small() as f64);
+            Some(below.sum())
+        },
+    ),
+    (
+        "Effective rank of the update, mean over layers",
+        |run, matrix| mean(updates(run, matrix).map(|spectrum| spectrum.effective_rank())),
+    ),
+    (
+        "Angle between successive products, degrees, mean over layers",
+        |run, matrix| {
+            let records = run.spectra.iter().filter(|record| record.matrix == matrix);
+            mean(records.filter_map(|record| Some(record.output_angles?.mean)))
+        },
+    ),
+];
 
-fn updates<'a>(records: &'a [&SpectrumRecord]) -> impl Iterator<Item = Spectrum> + 'a {
-    let updates = records
-        .iter()
-        .filter(|record| record.quantity == SpectrumOf::Update);
-    updates.map(|record| Spectrum {
+fn updates(run: &Run, matrix: &str) -> impl Iterator<Item = Spectrum> {
+    run.updates_of(matrix).map(|record| Spectrum {
         singular_values: record.singular_values.clone(),
     })
 }
@@ -75,49 +70,18 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     mean_interval(&values).map(|estimate| estimate.point)
 }
 
-/// The matrices of a run, in the order of its records.
-fn matrices(run: &Run) -> Vec<&str> {
-    let mut matrices: Vec<&str> = Vec::new();
-    for record in &run.spectra {
-        if !matrices.contains(&record.matrix.as_str()) {
-            matrices.push(&record.matrix);
-        }
-    }
-    matrices
-}
-
-fn values_of_a_matrix(run: &Run) -> usize {
-    let first = matrices(run).first().copied().unwrap_or_default();
-    let records: Vec<_> = run
-        .spectra
-        .iter()
-        .filter(|record| record.matrix == first)
-        .collect();
-    updates(&records)
-        .map(|spectrum| spectrum.singular_values.len())
-        .sum()
-}
-
-fn table(runs: &[&Run], figure: Figure) -> Table {
-    let names = runs.first().map(|run| matrices(run)).unwrap_or_default();
-    let mut table = Table::new(&["method"], &names);
-    for method in runs.chunk_by(|left, right| left.row.method == right.row.method) {
-        let Some(first) = method.first() else {
-            continue;
-        };
-        let mut cells = vec![format!("`{}`", first.row.method)];
-        for name in &names {
-            let of_seed = |run: &&Run| {
-                let records: Vec<_> = run
-                    .spectra
-                    .iter()
-                    .filter(|record| record.matrix == *name)
-                    .collect();
-                figure(&records)
-            };
-            let values: Vec<f64> = method.iter().filter_map(of_seed).collect();
+fn table(rows: &[MeasuredAlike<'_>], figure: Figure) -> Table {
+    let first = rows.first().and_then(|row| row.runs.first());
+    let matrices = first.map(|run| run.matrices()).unwrap_or_default();
+    let mut table = Table::new(&["method"], &["from"]);
+    matrices.iter().for_each(|matrix| table.right(matrix));
+    for row in rows {
+        let mut cells = vec![format!("`{}`", row.row().method), row.from_step.to_string()];
+        for matrix in &matrices {
+            let of_seeds = row.runs.iter().filter_map(|run| figure(run, matrix));
+            let estimate = mean_interval(&of_seeds.collect::<Vec<f64>>());
             cells.push(
-                mean_interval(&values)
+                estimate
                     .map(|estimate| plus_minus(&estimate, false))
                     .unwrap_or_default(),
             );
