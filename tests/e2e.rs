@@ -510,6 +510,51 @@ fn a_budget_is_turned_into_steps_once() {
             .contains("sized to the budget 8500 tokens, this command to the budget 6400 tokens"),
         "{other:#?}"
     );
+    // A method that the suite does not hold yet would be of another length.
+    let none = suite(&["--only", "lora"]);
+    assert_eq!(none.code, Some(2), "{none:#?}");
+    let says = "sized to the budget 8500 tokens, this command to no budget";
+    assert!(none.stderr.contains(says), "{none:#?}");
+    let grown = suite(&[&budget[..], &["--only", "lora"]].concat());
+    assert_eq!(grown.code, Some(0), "{grown:#?}");
+    let says = "note: the 5 cells of this suite by now cost about 41,600 tokens in all";
+    assert!(grown.stderr.contains(says), "{grown:#?}");
+}
+
+#[test]
+fn one_run_in_another_number_of_steps_says_what_becomes_of_its_lengths() {
+    let world = World::new();
+    let train = |method: &str, steps: &str| {
+        world.run(&[
+            "train",
+            "--profile",
+            "tiny.toml",
+            "--data",
+            "corpus.jsonl",
+            "--device",
+            "cpu",
+            "--size",
+            "tiny",
+            "--method",
+            method,
+            "--steps",
+            steps,
+        ])
+    };
+    let ended = train("relora", "23");
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    for part in [
+        "size.tiny.warm_start_steps=7",
+        "size.tiny.method.relora.restart_every=4",
+    ] {
+        assert!(ended.stderr.contains(part), "{ended:#?}");
+    }
+    let refused = train("relora", "2");
+    assert_eq!(refused.code, Some(2), "{refused:#?}");
+    assert!(
+        refused.stderr.contains("error: --steps 2: "),
+        "{refused:#?}"
+    );
 }
 
 #[test]

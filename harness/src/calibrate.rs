@@ -18,6 +18,7 @@ use crate::exit::Exit;
 use crate::files::failed_to;
 use crate::matrix::Cell;
 use crate::plan::{Calibration, Plan};
+use crate::settings::NetworkName;
 use crate::{suite, worker};
 
 /// What a child says before it measures.
@@ -36,12 +37,7 @@ const MOST_TOKENS: usize = 8192;
 /// # Errors
 /// A device that fails, a process that cannot be started.
 pub fn calibrate(plan: &Plan, validation_tokens: u64) -> Result<Option<Calibration>> {
-    let full_rank = plan.cells.iter().filter(|cell| !cell.settings.low_rank);
-    let smallest = full_rank.chain(&plan.cells).min_by(|left, right| {
-        (left.settings.low_rank, left.network().parameters())
-            .cmp(&(right.settings.low_rank, right.network().parameters()))
-    });
-    let Some(cell) = smallest else {
+    let Some(cell) = measured(&plan.cells) else {
         return Ok(None);
     };
     let program = std::env::current_exe().context("cannot find this program's own file")?;
@@ -77,6 +73,15 @@ pub fn calibrate(plan: &Plan, validation_tokens: u64) -> Result<Option<Calibrati
         start_seconds,
         validation_tokens,
     }))
+}
+
+/// The cell whose network is measured: of the smallest size, whichever of its methods are asked for. A matched network is a
+/// smaller one than the size's own, and measured only where there is no other.
+fn measured(cells: &[Cell]) -> Option<&Cell> {
+    cells.iter().min_by_key(|cell| {
+        let matched = cell.settings.network == NetworkName::Matched;
+        (matched, cell.network().parameters())
+    })
 }
 
 /// A process that measures.
@@ -180,4 +185,40 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     let flops = cost::flops_per_token(&network, None, length) * tokens.len() as f64;
     print(&(flops * updates as f64 / seconds).to_string())?;
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{Surroundings, cells};
+    use crate::profile::Profile;
+
+    /// Else the steps of a budget in time would depend on the methods that are asked for.
+    #[test]
+    fn what_is_measured_is_the_network_of_the_smallest_size_whatever_the_methods() {
+        let profile = Profile::load("paper", &[]).expect("loads");
+        let all = cells(&profile, &Surroundings::without_text(&profile)).expect("cells");
+        let of = |size: &str, method: &str| {
+            let mut cells = all.iter();
+            let cell =
+                cells.find(|cell| (cell.size.as_str(), cell.method.as_str()) == (size, method));
+            cell.expect("there is one").clone()
+        };
+        let own = of("60m", "full").network();
+        assert_ne!(of("60m", "control").network(), own);
+        for methods in [
+            &["control", "full"][..],
+            &["control", "relora"],
+            &["relora"],
+            &["full", "lora"],
+        ] {
+            let asked: Vec<Cell> = ["130m", "60m"]
+                .iter()
+                .flat_map(|size| methods.iter().map(|method| of(size, method)))
+                .collect();
+            let measured = measured(&asked).expect("there are cells").network();
+            assert_eq!(measured, own, "{methods:?}");
+        }
+        assert!(measured(&[]).is_none());
+    }
 }

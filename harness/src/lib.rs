@@ -1,7 +1,7 @@
 //! The `relora` harness: from a profile to a plan, from a plan to runs, from runs to tables.
 //!
 //! Read [`run`] first: it is the algorithm. Around it, from the outside in: `cli` and [`commands`] take what was typed;
-//! [`profile`], [`settings`] and [`recipe`] say what is to be trained; [`matrix`] and [`plan`] fix it in cells and steps;
+//! [`profile`], [`settings`] and [`recipe`] say what is to be trained; [`matrix`], [`lengths`] and [`plan`] fix it in cells and steps;
 //! [`suite`] starts a [`worker`] process per cell; the worker builds the parts and calls [`run`], whose only way to the
 //! disk is its [`journal`].
 
@@ -12,6 +12,7 @@ pub mod exit;
 
 // What is to be trained.
 pub mod calibrate;
+pub mod lengths;
 pub mod matrix;
 pub mod plan;
 pub mod profile;

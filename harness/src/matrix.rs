@@ -85,6 +85,22 @@ pub struct Surroundings {
     pub initial: Option<InitialWeights>,
 }
 
+impl Surroundings {
+    /// Those of cells that are only looked at: what of a cell depends on its profile alone.
+    #[must_use]
+    pub fn without_text(profile: &Profile) -> Surroundings {
+        Surroundings {
+            data: DataKeys {
+                hash: String::new(),
+                vocabulary: profile.data.vocabulary,
+            },
+            device: "cpu".into(),
+            precision: "f32".into(),
+            initial: None,
+        }
+    }
+}
+
 /// One training run and all that determines it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
@@ -156,8 +172,7 @@ fn cell(
     let (settings, mut network) = profile.settings(size, method)?;
     network.vocabulary = surroundings.data.vocabulary as usize;
     if settings.network == NetworkName::Matched {
-        let (relora, _) = profile.settings(size, "relora")?;
-        let low_rank = MethodSwitches::of(&relora).low_rank;
+        let low_rank = profile.low_rank(size, "relora")?;
         network = network.matched(network.trainable_parameters(low_rank.as_ref()));
     }
     let warm_start = if settings.warm_start {
@@ -308,10 +323,9 @@ impl Cell {
     }
 
     /// Whether the run's numbers depend on this key of its settings.
-    fn uses(&self, key: &str) -> bool {
+    pub(crate) fn uses(&self, key: &str) -> bool {
         let settings = &self.settings;
-        let cosine_cycles = !settings.jagged && settings.schedule == ScheduleName::CosineCycles;
-        let cycles = settings.jagged || settings.optimizer_reset || cosine_cycles;
+        let cycles = settings.has_cycles();
         match key {
             // Resolved in `network`, or a matter of what is kept.
             "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every"

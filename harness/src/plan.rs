@@ -4,13 +4,13 @@
 use crate::algorithm::MethodSwitches;
 use crate::exit::UserError;
 use crate::files;
+use crate::lengths;
 use crate::matrix::Cell;
 use crate::progress::{duration, thousands};
 use crate::settings::NetworkName;
 use anyhow::Result;
 use models::{Precision, cost};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -101,12 +101,14 @@ impl Calibration {
     /// saves in FLOPs it need not save in time, and a budget is a ceiling. An evaluation is the forward third of training.
     #[must_use]
     pub fn seconds(&self, cell: &Cell) -> f64 {
-        let settings = &cell.settings;
-        let on_the_way = (settings.steps.saturating_sub(1)).checked_div(settings.evaluate_every);
-        let evaluations = 1 + on_the_way.unwrap_or(0);
+        self.seconds_with(cell, evaluations(cell))
+    }
+
+    /// The same with another number of evaluations than the cell's own.
+    fn seconds_with(&self, cell: &Cell, evaluations: u64) -> f64 {
         let evaluated = evaluations as f64 * self.validation_tokens as f64;
         let tokens = cell.planned_tokens() as f64 + evaluated / 3.0;
-        let length = settings.sequence_length as usize;
+        let length = cell.settings.sequence_length as usize;
         let flops = tokens * cost::flops_per_token(&cell.network(), None, length);
         self.start_seconds + flops / self.flops_per_second * (1.0 + WRITING)
     }
@@ -114,18 +116,31 @@ impl Calibration {
     /// Seconds of runs of which `jobs` go at a time, each begun by the first worker that is free.
     #[must_use]
     pub fn seconds_of_all(&self, cells: &[Cell], jobs: u64) -> f64 {
-        let workers = jobs.clamp(1, cells.len().max(1) as u64);
-        let mut busy_until = vec![0.0_f64; workers as usize];
-        for cell in cells {
-            if let Some(free) = busy_until
-                .iter_mut()
-                .min_by(|left, right| left.total_cmp(right))
-            {
-                *free += self.seconds(cell);
-            }
-        }
-        busy_until.into_iter().fold(0.0, f64::max)
+        let seconds: Vec<f64> = cells.iter().map(|cell| self.seconds(cell)).collect();
+        one_by_one(&seconds, jobs)
     }
+}
+
+/// Evaluations of a run, the one at its end included.
+fn evaluations(cell: &Cell) -> u64 {
+    let settings = &cell.settings;
+    let on_the_way = (settings.steps.saturating_sub(1)).checked_div(settings.evaluate_every);
+    1 + on_the_way.unwrap_or(0)
+}
+
+/// When the last of the runs that take these times ends, with `jobs` workers. It is the later the longer any of them takes.
+fn one_by_one(seconds: &[f64], jobs: u64) -> f64 {
+    let workers = jobs.clamp(1, seconds.len().max(1) as u64);
+    let mut busy_until = vec![0.0_f64; workers as usize];
+    for seconds in seconds {
+        let free = busy_until
+            .iter_mut()
+            .min_by(|left, right| left.total_cmp(right));
+        if let Some(free) = free {
+            *free += seconds;
+        }
+    }
+    busy_until.into_iter().fold(0.0, f64::max)
 }
 
 const FILE: &str = "plan.toml";
@@ -193,12 +208,19 @@ impl Plan {
     /// # Errors
     /// A cell of the same name that is determined otherwise, with the fields that differ, and with the budgets if there are.
     pub fn over(mut self, earlier: &Plan, suite: &Path) -> Result<Plan, UserError> {
-        if let (Some(old), Some(new)) = (&earlier.budget, &self.budget)
-            && old != new
-        {
+        let budgets = (earlier.budget.as_deref(), self.budget.as_deref());
+        let other_budget = budgets.0.is_some() && budgets.1.is_some() && budgets.0 != budgets.1;
+        // Runs of two lengths in one table, even of methods that share no directory, would be compared as if they were alike.
+        if other_budget || earlier.scale != self.scale {
             return Err(UserError::new(format!(
-                "{}: was sized to the budget {old}, this command to the budget {new}; give another --out, or the same budget",
-                suite.display()
+                "{}: was sized to {}, this command to {}; give another --out, or {}",
+                suite.display(),
+                named(budgets.0),
+                named(budgets.1),
+                match budgets.0 {
+                    Some(budget) => format!("the same budget (--budget \"{budget}\")"),
+                    None => "no budget".to_owned(),
+                }
             )));
         }
         // A network that is matched to another one's size differs for that one's reasons: those are told first.
@@ -253,6 +275,32 @@ impl Plan {
         }
     }
 
+    /// Its cells with `units` steps for every `unit` of theirs.
+    fn shortened(&self, unit: u64, units: u64) -> Vec<Cell> {
+        let scaled = |cell: &Cell| {
+            let steps = u128::from(cell.settings.steps) * u128::from(units) / u128::from(unit);
+            // At most the cell's own, since `units` is at most `unit`.
+            lengths::shortened(cell, steps as u64)
+        };
+        self.cells.iter().map(scaled).collect()
+    }
+
+    /// A line where the cells, some of which may have been added since it was sized, cost more than its budget.
+    #[must_use]
+    pub fn beyond_budget(&self) -> Option<String> {
+        let text = self.budget.as_ref()?;
+        let budget: Budget = text.parse().ok()?;
+        let used = budget.used(&self.cells, self)?;
+        (used > budget.amount()).then(|| {
+            format!(
+                "note: the {} cells of this suite by now cost about {} in all, more than its budget {text}: it keeps the steps \
+                 that it was sized to",
+                self.cells.len(),
+                budget.of(used)
+            )
+        })
+    }
+
     /// Seconds that the plan's cells take with `jobs` workers, by the calibration.
     #[must_use]
     pub fn expected_seconds(&self) -> Option<f64> {
@@ -263,20 +311,23 @@ impl Plan {
 
 /// Steps come from the budget as well as from the profile: a refusal says which were at work.
 fn about_budgets(old: Option<&str>, new: Option<&str>) -> String {
-    let of = |budget: Option<&str>| match budget {
-        Some(budget) => format!("the budget {budget}"),
-        None => "no budget".to_owned(),
-    };
     if old.is_none() && new.is_none() {
         String::new()
     } else if old == new {
-        format!(" (both sized to {})", of(old))
+        format!(" (both sized to {})", named(old))
     } else {
         format!(
             " (the suite was sized to {}, this command to {})",
-            of(old),
-            of(new)
+            named(old),
+            named(new)
         )
+    }
+}
+
+fn named(budget: Option<&str>) -> String {
+    match budget {
+        Some(budget) => format!("the budget {budget}"),
+        None => "no budget".to_owned(),
     }
 }
 
@@ -400,6 +451,53 @@ impl Display for Budget {
     }
 }
 
+impl Budget {
+    /// What of it the cells use up. None of a budget in time without a calibration.
+    fn used(self, cells: &[Cell], plan: &Plan) -> Option<f64> {
+        match self {
+            Budget::Tokens(_) => Some(cells.iter().map(|cell| cell.planned_tokens() as f64).sum()),
+            Budget::Flops(_) => Some(cells.iter().map(Cell::flops).sum()),
+            Budget::Time(_) => {
+                let calibration = plan.calibration.as_ref()?;
+                Some(calibration.seconds_of_all(cells, plan.jobs))
+            }
+        }
+    }
+
+    /// What of it the plan's cells use up at most when shortened to these: it grows with the number of units. How many
+    /// evaluations a shortened run has goes up and down by rounding; never has it more than the whole one, with whose
+    /// number it is priced.
+    fn used_at_most(self, short: &[Cell], plan: &Plan) -> Option<f64> {
+        let (Budget::Time(_), Some(calibration)) = (self, &plan.calibration) else {
+            return self.used(short, plan);
+        };
+        let runs = short.iter().zip(&plan.cells);
+        let seconds: Vec<f64> = runs
+            .map(|(short, long)| calibration.seconds_with(short, evaluations(long)))
+            .collect();
+        Some(one_by_one(&seconds, plan.jobs))
+    }
+
+    /// The amount, in seconds, tokens or FLOPs.
+    fn amount(self) -> f64 {
+        match self {
+            Budget::Time(time) => time.as_secs_f64(),
+            Budget::Tokens(most) | Budget::Flops(most) => most,
+        }
+    }
+
+    /// Another amount of the same kind.
+    fn of(self, amount: f64) -> Budget {
+        match self {
+            Budget::Time(_) => {
+                Budget::Time(Duration::try_from_secs_f64(amount.ceil()).unwrap_or(Duration::MAX))
+            }
+            Budget::Tokens(_) => Budget::Tokens(amount),
+            Budget::Flops(_) => Budget::Flops(amount),
+        }
+    }
+}
+
 /// Shortens every run of the plan by one common factor, so that the suite costs at most the budget: steps, warm start,
 /// cycles and warm-ups keep their proportions, and every size and method its number of restarts. A plan that costs less
 /// stays as it is. `matrix`: all cells of the profile, asked for or not; the factor must suit their lengths too, so that the
@@ -408,58 +506,36 @@ impl Display for Budget {
 /// # Errors
 /// A budget below the shortest form of the matrix, with what that costs; a time without a calibration.
 pub fn fit(plan: &mut Plan, budget: Budget, matrix: &[Cell]) -> Result<(), UserError> {
-    let cost = |cells: &[Cell]| match (budget, &plan.calibration) {
-        (Budget::Tokens(_), _) => Ok(cells.iter().map(|cell| cell.planned_tokens() as f64).sum()),
-        (Budget::Flops(_), _) => Ok(cells.iter().map(Cell::flops).sum::<f64>()),
-        (Budget::Time(_), Some(calibration)) => Ok(calibration.seconds_of_all(cells, plan.jobs)),
-        (Budget::Time(_), None) => Err(UserError::new("a budget in time needs a calibration")),
+    let measured = |cost: Option<f64>| {
+        cost.ok_or_else(|| UserError::new("a budget in time needs a calibration"))
     };
-    let most = match budget {
-        Budget::Time(time) => time.as_secs_f64(),
-        Budget::Tokens(most) | Budget::Flops(most) => most,
-    };
-    if cost(&plan.cells)? <= most {
+    if measured(budget.used(&plan.cells, plan))? <= budget.amount() {
         return Ok(());
     }
-    let unit = plan.cells.iter().chain(matrix).map(unit).fold(0, gcd);
-    let scaled = |units: u64| -> Vec<Cell> {
-        plan.cells
-            .iter()
-            .map(|cell| shortened(cell, unit, units))
-            .collect()
-    };
-    // Costs grow with the units: the largest number that fits, by halving.
+    let all = || plan.cells.iter().chain(matrix);
+    let unit = lengths::unit(all());
+    let cost = |units: u64| measured(budget.used_at_most(&plan.shortened(unit, units), plan));
+    // The largest number that fits, by halving: costs grow with the units.
     let (mut fits, mut exceeds) = (0, unit);
     while exceeds - fits > 1 {
         let middle = fits + (exceeds - fits) / 2;
-        if cost(&scaled(middle))? <= most {
+        if cost(middle)? <= budget.amount() {
             fits = middle
         } else {
             exceeds = middle
         }
     }
-    let smallest = plan
-        .cells
-        .iter()
-        .map(|cell| least_units(cell, unit))
-        .max()
-        .unwrap_or(1);
+    let smallest = plan.cells.iter().map(|cell| least_units(cell, unit)).max();
+    let smallest = smallest.unwrap_or(1);
     if fits < smallest {
-        if smallest == 1 && plan.cells.iter().all(|cell| 4 * unit < shortest(cell)) {
-            let lengths: BTreeSet<(&str, u64)> = plan.cells.iter().flat_map(lengths).collect();
+        let short = |cell: &Cell| 4 * unit < lengths::shortest(cell);
+        if smallest == 1 && plan.cells.iter().all(short) {
             return Err(UserError::new(format!(
                 "budget {budget}: the runs cannot be shortened in proportion: {}",
-                without_a_unit(&lengths.into_iter().collect::<Vec<_>>())
+                lengths::without_a_unit(all())
             )));
         }
-        let least = cost(&scaled(smallest))?;
-        let least = match budget {
-            Budget::Time(_) => {
-                Budget::Time(Duration::try_from_secs_f64(least.ceil()).unwrap_or(Duration::MAX))
-            }
-            Budget::Tokens(_) => Budget::Tokens(least),
-            Budget::Flops(_) => Budget::Flops(least),
-        };
+        let least = budget.of(cost(smallest)?);
         return Err(UserError::new(format!(
             "budget {budget}: too little for these {} cells; the least is {least} (or fewer cells: --only, --seeds)",
             plan.cells.len()
@@ -467,6 +543,11 @@ pub fn fit(plan: &mut Plan, budget: Budget, matrix: &[Cell]) -> Result<(), UserE
     }
     let scale = Scale { unit, units: fits };
     shorten(plan, scale, &budget.to_string())
+}
+
+/// The fewest units at which every cycle still has a restart and a warm-up.
+fn least_units(cell: &Cell, unit: u64) -> u64 {
+    (4 * unit).div_ceil(lengths::shortest(cell)).max(1)
 }
 
 /// Shortens every run as an earlier plan for the same budget did, whatever the cells and the machine then and now.
@@ -482,8 +563,8 @@ pub fn take_over(plan: &mut Plan, earlier: &Plan) -> Result<(), UserError> {
 
 fn shorten(plan: &mut Plan, scale: Scale, budget: &str) -> Result<(), UserError> {
     plan.scale = Some(scale);
-    for cell in &mut plan.cells {
-        *cell = shortened(cell, scale.unit, scale.units);
+    plan.cells = plan.shortened(scale.unit, scale.units);
+    for cell in &plan.cells {
         if let Err(error) = cell.check() {
             return Err(UserError::new(format!(
                 "budget {budget}: {} shortened to it: {error}",
@@ -492,108 +573,6 @@ fn shorten(plan: &mut Plan, scale: Scale, budget: &str) -> Result<(), UserError>
         }
     }
     Ok(())
-}
-
-/// The lengths of a run that must keep their proportions, by their keys.
-fn lengths(cell: &Cell) -> Vec<(&'static str, u64)> {
-    let settings = &cell.settings;
-    let mut lengths = vec![
-        ("steps", settings.steps),
-        ("warm_start_steps", settings.warm_start_length()),
-    ];
-    if settings.restarts {
-        lengths.push(("restart_every", settings.restart_every));
-    }
-    if settings.jagged || settings.optimizer_reset {
-        lengths.push(("cycle_steps", settings.cycle()));
-    }
-    lengths.retain(|(_, steps)| *steps > 0);
-    lengths
-}
-
-/// The greatest length that divides all the lengths of a run which must keep their proportions.
-fn unit(cell: &Cell) -> u64 {
-    common_divisor(&lengths(cell))
-}
-
-fn common_divisor(lengths: &[(&str, u64)]) -> u64 {
-    lengths.iter().map(|(_, steps)| *steps).fold(0, gcd)
-}
-
-/// Which lengths have no divisor in common that would let them be shortened, and what to set instead.
-fn without_a_unit(lengths: &[(&str, u64)]) -> String {
-    let listed = |lengths: &[(&str, u64)]| {
-        let shown: Vec<String> = lengths
-            .iter()
-            .map(|(key, steps)| format!("{key} = {steps}"))
-            .collect();
-        shown.join(", ")
-    };
-    let unit = common_divisor(lengths);
-    let odd = (0..lengths.len()).max_by_key(|index| {
-        let others = [&lengths[..*index], &lengths[index + 1..]].concat();
-        // Of equals the longest, which a step more or less changes least.
-        (common_divisor(&others), lengths[*index].1)
-    });
-    if let Some(index) = odd {
-        let (key, steps) = lengths[index];
-        let others = [&lengths[..index], &lengths[index + 1..]].concat();
-        let better = common_divisor(&others);
-        if better > unit {
-            let nearest = ((steps + better / 2) / better).max(1) * better;
-            return format!(
-                "{key} = {steps} has no divisor above {unit} in common with {}; set a multiple of {better}, e.g. {key}={nearest}",
-                listed(&others)
-            );
-        }
-    }
-    format!(
-        "{} have no divisor above {unit} in common; set multiples of one length",
-        listed(lengths)
-    )
-}
-
-/// The fewest units at which every cycle still has a restart and a warm-up.
-fn least_units(cell: &Cell, unit: u64) -> u64 {
-    (4 * unit).div_ceil(shortest(cell)).max(1)
-}
-
-/// The length of a run that would become too short first.
-fn shortest(cell: &Cell) -> u64 {
-    if cell.settings.restarts {
-        cell.settings.restart_every
-    } else {
-        cell.settings.steps
-    }
-}
-
-fn gcd(left: u64, right: u64) -> u64 {
-    if right == 0 {
-        left
-    } else {
-        gcd(right, left % right)
-    }
-}
-
-fn shortened(cell: &Cell, unit: u64, units: u64) -> Cell {
-    // At most `steps`, since `units` is at most `unit`.
-    let exact = |steps: u64| (u128::from(steps) * u128::from(units) / u128::from(unit)) as u64;
-    let about = |steps: u64| if steps == 0 { 0 } else { exact(steps).max(1) };
-    let mut cell = cell.clone();
-    let settings = &mut cell.settings;
-    settings.steps = exact(settings.steps);
-    settings.warm_start_steps = exact(settings.warm_start_steps);
-    settings.restart_every = exact(settings.restart_every);
-    settings.cycle_steps = exact(settings.cycle_steps);
-    settings.warmup_steps = about(settings.warmup_steps);
-    settings.rewarmup_steps = about(settings.rewarmup_steps);
-    settings.adjust_steps = exact(settings.adjust_steps);
-    settings.evaluate_every = about(settings.evaluate_every);
-    if let Some(stage) = &mut cell.warm_start {
-        stage.warmup_steps = about(stage.warmup_steps);
-        stage.cycle_steps = stage.cycle_steps.map(exact);
-    }
-    cell
 }
 
 /// Memory of a cell by class in the stage that takes more, and whether that is its warm start.
@@ -805,7 +784,189 @@ mod tests {
             .expect_err("longer")
             .to_string();
         assert!(
-            message.contains("(the suite was sized to the budget half, this command to no budget)"),
+            message.contains(
+                "was sized to the budget half, this command to no budget; give another --out, or the same budget (--budget \"half\")"
+            ),
+            "{message}"
+        );
+    }
+
+    /// Runs of two lengths must not stand in one table, which compares them as if they were alike.
+    #[test]
+    fn methods_that_share_no_run_share_a_length_or_a_refusal() {
+        let suite = Path::new("out");
+        let whole = plan("smoke");
+        let of = |method: &str, budget: Option<f64>| {
+            let mut part = whole.clone();
+            part.cells.retain(|cell| cell.method == method);
+            if let Some(share) = budget {
+                let tokens: u64 = part.cells.iter().map(Cell::planned_tokens).sum();
+                part.budget = Some(format!("{} tokens", tokens as f64 * share));
+                fit(
+                    &mut part,
+                    Budget::Tokens(tokens as f64 * share),
+                    &whole.cells,
+                )
+                .expect("fits");
+            }
+            part
+        };
+        let (short, long) = (of("full", Some(0.5)), of("relora", None));
+        for (first, second, says) in [
+            (
+                &short,
+                &long,
+                "sized to the budget 15360 tokens, this command to no budget",
+            ),
+            (
+                &long,
+                &short,
+                "sized to no budget, this command to the budget 15360 tokens",
+            ),
+        ] {
+            let error = second.clone().over(first, suite).expect_err(says);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        // A budget that was enough changes no length: with and without it the suite grows.
+        let enough = of("full", Some(2.0));
+        assert_eq!(enough.scale, None);
+        for (first, second) in [(&enough, &long), (&long, &enough)] {
+            let both = second.clone().over(first, suite).expect("one length");
+            assert_eq!((both.cells.len(), both.scale), (2, None));
+        }
+    }
+
+    #[test]
+    fn a_suite_that_has_grown_beyond_its_budget_says_so() {
+        let whole = plan("smoke");
+        let calibration = whole.calibration.as_ref().expect("calibrated");
+        let tokens: u64 = whole.cells.iter().map(Cell::planned_tokens).sum();
+        for (budget, one_alone, both) in [
+            // Each run has the same tokens.
+            (
+                format!("{} tokens", tokens / whole.cells.len() as u64),
+                false,
+                true,
+            ),
+            ("1h".to_owned(), false, false),
+            // Three on two workers take as long as two.
+            (
+                format!("{}s", calibration.seconds(&whole.cells[0]) * 1.5),
+                false,
+                true,
+            ),
+            (
+                format!("{}s", calibration.seconds(&whole.cells[0]) * 0.9),
+                true,
+                true,
+            ),
+        ] {
+            let of = |methods: &[&str]| {
+                let mut part = whole.clone();
+                part.budget = Some(budget.clone());
+                part.cells
+                    .retain(|cell| methods.contains(&cell.method.as_str()));
+                let line = part.beyond_budget();
+                assert!(line.iter().all(|line| line.contains(&budget)), "{line:?}");
+                line.is_some()
+            };
+            let found = (of(&["full"]), of(&["full", "relora", "lora"]));
+            assert_eq!(found, (one_alone, both), "{budget}");
+        }
+    }
+
+    /// Halving finds the largest number of units only where none costs more than one that is larger. Evaluated after every
+    /// 25th of 2000 steps, 159 units would be evaluated after every step and 160 after every second, were fractions dropped.
+    #[test]
+    fn what_a_shortened_suite_costs_grows_with_its_units() {
+        for evaluate_every in [25, 300, 400] {
+            let mut whole = plan("laptop");
+            if let Some(calibration) = &mut whole.calibration {
+                calibration.validation_tokens = 65_536;
+            }
+            whole
+                .cells
+                .retain(|cell| cell.seed == 1 && ["full", "lora"].contains(&cell.method.as_str()));
+            for cell in &mut whole.cells {
+                cell.settings.evaluate_every = evaluate_every;
+            }
+            let unit = lengths::unit(&whole.cells);
+            assert_eq!(unit, 2000);
+            let budget = Budget::Time(Duration::from_secs(1));
+            let mut before = 0.0;
+            for units in 1..=unit {
+                let short = whole.shortened(unit, units);
+                let cost = budget.used_at_most(&short, &whole).expect("calibrated");
+                assert!(
+                    cost > before,
+                    "{evaluate_every}: {units} units cost {cost}, one less {before}"
+                );
+                let used = budget.used(
+                    &short,
+                    &Plan {
+                        cells: short.clone(),
+                        ..whole.clone()
+                    },
+                );
+                assert!(used.expect("calibrated") <= cost);
+                for (long, short) in whole.cells.iter().zip(&short) {
+                    assert!(evaluations(short) <= evaluations(long));
+                }
+                before = cost;
+            }
+            let used = budget.used(&whole.cells, &whole).expect("calibrated");
+            assert!(
+                (used - before).abs() <= used * 1e-12,
+                "all units are the whole"
+            );
+        }
+    }
+
+    /// The official code's cosine with a cycle length: its cycles are no restarts, and must come out even all the same, in a
+    /// run of its own as in the warm start that follows it.
+    #[test]
+    fn a_budget_keeps_the_cycles_of_a_cosine() {
+        for method in ["full", "lora-warm-start"] {
+            let set = [
+                format!("methods=[\"{method}\"]"),
+                "method.full.schedule=cosine-cycles".into(),
+                "method.full.cycle_steps=500".into(),
+            ];
+            let profile = Profile::load("laptop", &set).expect("loads");
+            let mut whole = plan("laptop");
+            whole.cells =
+                matrix::cells(&profile, &Surroundings::without_text(&profile)).expect("cells");
+            let tokens: u64 = whole.cells.iter().map(Cell::planned_tokens).sum();
+            for share in [0.9, 0.499, 0.166, 0.05] {
+                let mut short = whole.clone();
+                fit(&mut short, Budget::Tokens(tokens as f64 * share), &[]).expect(method);
+                for cell in &short.cells {
+                    let cycle = match &cell.warm_start {
+                        Some(stage) => stage.cycle_steps.expect("cycles"),
+                        None => cell.settings.cycle_steps,
+                    };
+                    assert_eq!(cell.settings.steps, 4 * cycle, "{method} {share}");
+                    cell.algorithm().expect("a schedule");
+                }
+            }
+        }
+    }
+
+    /// The factor must suit cells that are not asked for: then theirs are the lengths to name.
+    #[test]
+    fn the_length_without_a_common_divisor_may_be_that_of_a_cell_not_asked_for() {
+        let whole = plan("laptop");
+        let mut asked = whole.clone();
+        asked.cells.retain(|cell| cell.method == "full");
+        let mut matrix = whole.cells;
+        for cell in &mut matrix {
+            cell.settings.restart_every = 399;
+        }
+        let message = fit(&mut asked, Budget::Tokens(10.0), &matrix)
+            .expect_err("no unit")
+            .to_string();
+        assert!(
+            message.contains("restart_every = 399 has no divisor above 1 in common with"),
             "{message}"
         );
     }

@@ -10,7 +10,7 @@ use crate::algorithm::MethodSwitches;
 use crate::hugging_face::Config;
 use crate::recipe::{self, PRESETS};
 use crate::settings::{BaseName, NetworkName, Scope, Setting, Settings, suggestion};
-use models::Network;
+use models::{LowRank, Network};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -419,6 +419,7 @@ impl Profile {
                             }),
                         );
                     }
+                    names.extend(self.followed());
                     let mut seen = BTreeSet::new();
                     names.retain(|name| seen.insert(*name));
                 } else {
@@ -429,6 +430,26 @@ impl Profile {
             }
         }
         Ok(())
+    }
+
+    /// Methods that are not trained but whose settings are read: `full`, whose rate a warm start follows, and `relora`, whose
+    /// size a matched network has.
+    fn followed(&self) -> Vec<&'static str> {
+        let any = |reads: &dyn Fn(&Settings) -> bool| {
+            let cells = self.sizes.iter().flat_map(|size| {
+                let methods = self.methods.iter();
+                methods.map(move |method| (size, method))
+            });
+            cells
+                .filter_map(|(size, method)| self.layered(size, method).ok())
+                .any(|(settings, _)| reads(&settings))
+        };
+        let full = any(&|settings| settings.warm_start).then_some("full");
+        let relora = any(&|settings| settings.network == NetworkName::Matched).then_some("relora");
+        let followed = full.into_iter().chain(relora);
+        followed
+            .filter(|name| self.methods.iter().all(|method| method != name))
+            .collect()
     }
 
     fn check_section(
@@ -651,6 +672,23 @@ impl Profile {
         Ok((settings, network))
     }
 
+    /// The factors that a method trains at a size, whatever its lengths.
+    ///
+    /// # Errors
+    /// An unknown method, or factors that cannot be, with where they were written.
+    pub fn low_rank(&self, size: &str, method: &str) -> Result<Option<LowRank>, ProfileError> {
+        let (settings, origins) = self.layered(size, method)?;
+        let network = self.network(size, &settings)?;
+        let low_rank = MethodSwitches::of(&settings).low_rank;
+        if let Some(low_rank) = &low_rank {
+            low_rank.check(&network).map_err(|error| {
+                let why = format!("size {size}: {error}");
+                wrong(size, method, &settings, &origins, "rank", why)
+            })?;
+        }
+        Ok(low_rank)
+    }
+
     /// The settings of one size and method as they would be, unchecked, without the last bare `--set` of a key.
     ///
     /// # Errors
@@ -858,9 +896,9 @@ impl Profile {
             let shared = Self::size_keys().contains(&key);
             for size in &self.sizes {
                 // In the most specific section that the key may stand in.
-                let of_methods = self
-                    .methods
-                    .iter()
+                let methods = self.methods.iter().map(String::as_str);
+                let of_methods = methods
+                    .chain(self.followed())
                     .filter(|_| !shared)
                     .map(|method| vec!["size", size, "method", method, key]);
                 let of_size = shared.then(|| vec!["size", size, key]);

@@ -374,6 +374,12 @@ impl Settings {
         }
     }
 
+    /// Whether the run has cycles of [`Settings::cycle`] steps: of moment resets, of the jagged rate or of several cosines.
+    #[must_use]
+    pub fn has_cycles(&self) -> bool {
+        self.jagged || self.optimizer_reset || self.schedule == ScheduleName::CosineCycles
+    }
+
     /// Full-rank steps before the factors are attached.
     #[must_use]
     pub fn warm_start_length(&self) -> u64 {

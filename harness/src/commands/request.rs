@@ -129,56 +129,105 @@ impl Request {
     pub fn plan(&self, only_looking: bool) -> anyhow::Result<Planned> {
         let earlier = self.earlier()?;
         let (device, precision) = place(&self.place)?;
-        let folder = self.profile.init_from.as_ref();
-        let folder = folder
+        let folder = (self.profile.init_from.as_ref())
             .map(|init_from| Folder::open(&init_from.directory))
             .transpose()?;
         let mut notes = Vec::new();
-        let store = match self.missing_text() {
-            None => Some(Arc::new(self.store()?)),
+        let store = self.text(only_looking, &mut notes)?;
+        let store = store.as_ref();
+
+        let surroundings = self.surroundings(device, precision, store, folder.as_ref())?;
+        let matrix = matrix::cells(&self.profile, &surroundings)?;
+        let mut asked = self.asked(device, precision, store, &matrix)?;
+        self.size_to_budget(&mut asked, earlier.as_ref(), &matrix, store, only_looking)?;
+        if let Some(store) = store {
+            for cell in first_of_each_size(&asked.cells) {
+                let data =
+                    worker::data(cell, store).with_context(|| format!("size {}", cell.size))?;
+                notes.extend(self.few_targets(cell, &data)?);
+            }
+            notes.extend(passes(&asked.cells, store));
+        }
+        let whole = match self.laid_over(&mut asked, earlier.as_ref()) {
+            Ok(whole) => whole,
+            Err(error) if only_looking => {
+                notes.push(format!("warning: {error}"));
+                asked.clone()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        notes.extend(whole.beyond_budget());
+        Ok(Planned {
+            asked,
+            whole,
+            notes,
+        })
+    }
+
+    /// The token store. With `only_looking` none, and a note, where the text that the profile names is not here.
+    fn text(
+        &self,
+        only_looking: bool,
+        notes: &mut Vec<String>,
+    ) -> anyhow::Result<Option<Arc<Store>>> {
+        match self.missing_text() {
+            None => Ok(Some(Arc::new(self.store()?))),
             Some(missing) if only_looking && self.profile.data.tokenizer.is_none() => {
                 notes.push(format!(
                     "{missing} (priced without it, for a vocabulary of {})",
                     self.profile.data.vocabulary
                 ));
-                None
+                Ok(None)
             }
-            Some(missing) => return Err(UserError::new(missing).into()),
-        };
+            Some(missing) => Err(UserError::new(missing).into()),
+        }
+    }
+
+    /// What all cells share, of the text where it is here and of the folder that they start from.
+    fn surroundings(
+        &self,
+        device: Device,
+        precision: Precision,
+        store: Option<&Arc<Store>>,
+        folder: Option<&Folder>,
+    ) -> anyhow::Result<Surroundings> {
         let mut surroundings = Surroundings {
-            data: match &store {
-                Some(store) => DataKeys {
-                    hash: store.hash().to_owned(),
-                    vocabulary: store.vocabulary() as u64,
-                },
-                None => DataKeys {
-                    hash: String::new(),
-                    vocabulary: self.profile.data.vocabulary,
-                },
-            },
             device: worker::kind(device).to_owned(),
             precision: precision.to_string(),
-            initial: None,
+            ..Surroundings::without_text(&self.profile)
         };
-        if let Some(folder) = &folder {
-            if let Some(store) = &store {
+        if let Some(store) = store {
+            surroundings.data = DataKeys {
+                hash: store.hash().to_owned(),
+                vocabulary: store.vocabulary() as u64,
+            };
+        }
+        if let Some(folder) = folder {
+            if let Some(store) = store {
                 folder.check_vocabulary(store.vocabulary())?;
             }
             surroundings.data.vocabulary = folder.config.network.vocabulary as u64;
             surroundings.initial = Some(initial_weights(folder)?);
         }
-        let matrix = matrix::cells(&self.profile, &surroundings)?;
-        let mut cells = matrix.clone();
+        Ok(surroundings)
+    }
+
+    /// The plan of the cells that are asked for, in the profile's steps.
+    fn asked(
+        &self,
+        device: Device,
+        precision: Precision,
+        store: Option<&Arc<Store>>,
+        matrix: &[Cell],
+    ) -> anyhow::Result<Plan> {
+        let mut cells = matrix.to_vec();
         cells.retain(|cell| self.wants(&cell.size, &cell.method, cell.seed));
         let (jobs, threads) = self.jobs(device, cells.len() as u64);
-        let mut asked = Plan {
+        let store = store.map(|store| store_path(store)).transpose()?;
+        Ok(Plan {
             schema: plan::SCHEMA,
             profile: self.profile.name.clone(),
-            store: store
-                .as_deref()
-                .map(store_path)
-                .transpose()?
-                .unwrap_or_default(),
+            store: store.unwrap_or_default(),
             device: device.to_string(),
             precision: precision.to_string(),
             jobs,
@@ -188,56 +237,54 @@ impl Request {
             scale: None,
             calibration: None,
             cells,
-        };
+        })
+    }
+
+    /// Shortens the runs to the budget, if there is one: as the suite was sized to it before, or else by what they cost, for
+    /// which the machine may have to be measured.
+    fn size_to_budget(
+        &self,
+        asked: &mut Plan,
+        earlier: Option<&Plan>,
+        matrix: &[Cell],
+        store: Option<&Arc<Store>>,
+        only_looking: bool,
+    ) -> anyhow::Result<()> {
         // A suite sized to this budget before keeps its steps: they must not depend on what is asked for now, nor where.
-        let sized = earlier
-            .as_ref()
-            .filter(|earlier| asked.budget.is_some() && earlier.budget == asked.budget);
+        let sized =
+            earlier.filter(|earlier| asked.budget.is_some() && earlier.budget == asked.budget);
         let in_time = matches!(self.budget, Some((_, Budget::Time(_))));
         if only_looking || (in_time && sized.is_none()) {
-            let known = earlier.as_ref().and_then(|plan| plan.calibration.clone());
-            let validation = store.as_ref().map_or(0, |store| store.validation_tokens());
+            let known = earlier.and_then(|plan| plan.calibration.clone());
+            let validation = store.map_or(0, |store| store.validation_tokens());
             asked.calibration = match known {
                 Some(known) if known.place.as_ref() == Some(&asked.place()) => Some(known),
-                _ => calibrate::calibrate(&asked, validation)?,
+                _ => calibrate::calibrate(asked, validation)?,
             };
         }
-        let taken_over = match sized {
-            // Over a suite that is another one, a plan is made as if there were none.
-            Some(earlier) => {
-                let mut sized = asked.clone();
-                match plan::take_over(&mut sized, earlier) {
-                    Ok(()) => {
-                        asked = sized;
-                        true
-                    }
-                    Err(_) if only_looking => false,
-                    Err(error) => return Err(error.into()),
+        if let Some(earlier) = sized {
+            let mut taken_over = asked.clone();
+            match plan::take_over(&mut taken_over, earlier) {
+                Ok(()) => {
+                    *asked = taken_over;
+                    return Ok(());
                 }
+                // Over a suite that is another one, a plan is made as if there were none.
+                Err(_) if only_looking => {}
+                Err(error) => return Err(error.into()),
             }
-            None => false,
-        };
-        if let (false, Some((_, budget))) = (taken_over, &self.budget) {
-            plan::fit(&mut asked, *budget, &matrix)?;
         }
-        if let Some(store) = &store {
-            for cell in first_of_each_size(&asked.cells) {
-                let data =
-                    worker::data(cell, store).with_context(|| format!("size {}", cell.size))?;
-                notes.extend(self.few_targets(cell, &data)?);
-            }
-            notes.extend(passes(&asked.cells, store));
+        if let Some((_, budget)) = &self.budget {
+            plan::fit(asked, *budget, matrix)?;
         }
-        let over = earlier
-            .as_ref()
-            .map(|earlier| asked.clone().over(earlier, &self.directory));
-        let mut whole = match over {
-            Some(Ok(whole)) => whole,
-            Some(Err(error)) if only_looking => {
-                notes.push(format!("warning: {error}"));
-                asked.clone()
-            }
-            Some(Err(error)) => return Err(error.into()),
+        Ok(())
+    }
+
+    /// The plan with the cells that the suite holds besides, in the order of the profile. Of a cell that it holds already,
+    /// what is kept of it is taken over into `asked`.
+    fn laid_over(&self, asked: &mut Plan, earlier: Option<&Plan>) -> Result<Plan, UserError> {
+        let mut whole = match earlier {
+            Some(earlier) => asked.clone().over(earlier, &self.directory)?,
             None => asked.clone(),
         };
         // The order of tables is the profile's, whatever part of it was asked for last.
@@ -245,19 +292,12 @@ impl Request {
             .cells
             .sort_by_key(|cell| (self.profile.place(&cell.size, &cell.method), cell.seed));
         for cell in &mut asked.cells {
-            if let Some(same) = whole
-                .cells
-                .iter()
-                .find(|other| other.directory() == cell.directory())
-            {
+            let mut same = whole.cells.iter();
+            if let Some(same) = same.find(|other| other.directory() == cell.directory()) {
                 *cell = same.clone();
             }
         }
-        Ok(Planned {
-            asked,
-            whole,
-            notes,
-        })
+        Ok(whole)
     }
 
     /// Plans, and writes `plan.toml` into the suite's directory: one process at a time, so that of two that start in one

@@ -6,8 +6,10 @@ use super::request::{Request, shown};
 use super::{bench_all, print};
 use crate::cli::{Seeds, SuiteOptions, TrainOptions};
 use crate::exit::{Exit, UserError};
+use crate::lengths;
+use crate::matrix::{self, Cell, Surroundings};
 use crate::progress::warn;
-use crate::settings::{MOST_STEPS, ScalingName, Settings};
+use crate::settings::{MOST_STEPS, ScalingName, Scope, Setting, Settings};
 
 /// Name of the size of a folder that has no usable name of its own.
 const FOLDER: &str = "init";
@@ -51,10 +53,11 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
             let message = format!("--steps {steps}: must be at least 1 and at most {MOST_STEPS}");
             return Err(UserError::new(message).into());
         }
-        let request = Request::new(&suite);
-        // Without the steps the profile has its own proportions; these become the run's, and --set may still say others.
-        let settings = request?.profile.settings(&size, &method)?.0;
-        suite.set.splice(0..0, proportioned(&settings, steps));
+        let lengths = proportioned(&suite, &size, steps)?;
+        if !lengths.is_empty() {
+            warn(&format!("in proportion: {}", lengths.join(", ")));
+        }
+        suite.set.splice(0..0, lengths);
     }
     if options.rank.is_some() || options.alpha.is_some() {
         let scale = scaled(&mut suite, &size, &method, options.rank, options.alpha)?;
@@ -141,71 +144,331 @@ fn scaled(
     Ok(format!("rank {rank}, alpha {alpha}: scale {scale}{origin}"))
 }
 
-/// The settings that depend on the number of steps, for `steps` of them: as many cycles, and a warm start and warm-ups of the
-/// same share. Neither number is above [`MOST_STEPS`], so no product of two of them overflows.
-fn proportioned(settings: &Settings, steps: u64) -> Vec<String> {
-    let about = |length: u64| (length * steps / settings.steps).max(1);
-    let mut set = vec![
-        format!("steps={steps}"),
-        format!("warmup_steps={}", about(settings.warmup_steps)),
-    ];
-    if settings.restarts || settings.jagged || settings.optimizer_reset {
-        let remaining = settings.steps - settings.warm_start_length();
-        let cycles = (remaining / settings.cycle().max(1)).max(1);
-        let cycle = remaining * steps / settings.steps / cycles;
-        set.push(format!("restart_every={cycle}"));
-        set.push("cycle_steps=0".into());
-        set.push(format!("rewarmup_steps={}", about(settings.rewarmup_steps)));
-        if settings.warm_start {
-            set.push(format!(
-                "warm_start_steps={}",
-                steps.saturating_sub(cycles * cycle)
-            ));
-        }
-    } else if settings.warm_start {
-        set.push(format!(
-            "warm_start_steps={}",
-            about(settings.warm_start_steps)
-        ));
+/// The assignments that bring the one run of these options, and the stage of `full` that it may begin with, to `steps` steps in
+/// proportion, as [`lengths::in_steps`] does. A length that --set names is the one that is wanted: it is left out.
+fn proportioned(suite: &SuiteOptions, size: &str, steps: u64) -> anyhow::Result<Vec<String>> {
+    let (named, others): (Vec<String>, Vec<String>) = (suite.set.iter().cloned())
+        .partition(|set| lengths::KEYS.contains(&section_and_key(set).1));
+    if let Some(set) = named.iter().find(|set| section_and_key(set).1 == "steps") {
+        let message = format!("--steps {steps}: --set {set} says it too; leave one of them out");
+        return Err(UserError::new(message).into());
     }
-    set
+    let unnamed = SuiteOptions {
+        set: others,
+        ..suite.clone()
+    };
+    let profile = Request::new(&unnamed)?.profile;
+    let cells = matrix::cells(&profile, &Surroundings::without_text(&profile))?;
+    let Some(long) = cells.first() else {
+        return Ok(Vec::new());
+    };
+    let mut changed = changed(long, &lengths::in_steps(long, steps)?);
+    changed.retain(|length| !named.iter().any(|set| length.is_named_by(set)));
+    Ok(changed
+        .iter()
+        .map(|length| length.assignment(size))
+        .collect())
+}
+
+/// A length of a run that is another one than the profile's.
+struct Length {
+    /// The method in whose section it stands; none for one that all methods of the size share.
+    method: Option<String>,
+    /// Whether it is of `full`, whose rate the warm start of another method follows.
+    followed: bool,
+    key: &'static str,
+    value: toml::Value,
+}
+
+impl Length {
+    /// Whether an assignment of --set, which is for the run's method, for `full`, or for all, says the same length.
+    fn is_named_by(&self, set: &str) -> bool {
+        let (section, key) = section_and_key(set);
+        let section = section.replace(['"', '\''], "");
+        let of_one = section.split('.').any(|part| part == "method");
+        let of_full = section.ends_with("method.full");
+        key == self.key && (!of_one || self.method.is_none() || of_full == self.followed)
+    }
+
+    /// As `--set` takes it, in its most specific section, so that the lengths of `full` stay apart from the method's own.
+    fn assignment(&self, size: &str) -> String {
+        let written = |name: &str| {
+            let bare = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+            if name.chars().all(bare) {
+                name.to_owned()
+            } else {
+                toml::Value::from(name).to_string()
+            }
+        };
+        let method = (self.method.as_deref()).map(|name| format!("method.{}.", written(name)));
+        format!(
+            "size.{}.{}{}={}",
+            written(size),
+            method.unwrap_or_default(),
+            self.key,
+            self.value
+        )
+    }
+}
+
+/// The lengths in which a cell differs from what it was made of, of those that it uses.
+fn changed(long: &Cell, short: &Cell) -> Vec<Length> {
+    let values = (long.settings.show().into_iter()).zip(short.settings.show());
+    let own = values
+        .filter(|((key, before), (_, after))| {
+            lengths::KEYS.contains(key) && long.uses(key) && before != after
+        })
+        .map(|(_, (key, value))| Length {
+            method: (!Settings::KEYS.contains(&(key, Scope::Size))).then(|| long.method.clone()),
+            followed: false,
+            key,
+            value,
+        });
+    let full = short.warm_start.iter().flat_map(|stage| {
+        let warmup = Some(("warmup_steps", stage.warmup_steps));
+        let cycle = stage.cycle_steps.map(|cycle| ("cycle_steps", cycle));
+        warmup.into_iter().chain(cycle)
+    });
+    let full = full.map(|(key, steps)| Length {
+        method: Some("full".into()),
+        followed: true,
+        key,
+        value: steps.show(),
+    });
+    own.chain(full).collect()
+}
+
+/// The section of an assignment of --set, and its key.
+fn section_and_key(set: &str) -> (&str, &str) {
+    let path = set.split('=').next().unwrap_or_default().trim();
+    let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+    (section, key.trim())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::profile::Profile;
+    use crate::recipe;
+    use crate::settings::ScheduleSpan;
+
+    /// The cell that `train` makes of the flags.
+    fn cell(profile: &str, size: &str, method: &str, set: &[&str]) -> Cell {
+        let lists = [
+            format!("sizes=[\"{size}\"]"),
+            format!("methods=[\"{method}\"]"),
+        ];
+        let set = set.iter().map(|set| (*set).to_owned());
+        let set: Vec<String> = set.chain(lists).collect();
+        let profile = Profile::load(profile, &set).expect("loads");
+        let cells = matrix::cells(&profile, &Surroundings::without_text(&profile));
+        cells.expect("cells").remove(0)
+    }
+
+    /// The assignments of --steps with these of --set.
+    fn proportion(
+        profile: &str,
+        size: &str,
+        method: &str,
+        steps: u64,
+        set: &[&str],
+    ) -> anyhow::Result<Vec<String>> {
+        let lists = [
+            format!("sizes=[\"{size}\"]"),
+            format!("methods=[\"{method}\"]"),
+        ];
+        let set = set.iter().map(|set| (*set).to_owned());
+        let suite = SuiteOptions {
+            profile: Some(profile.to_owned()),
+            set: set.chain(lists).collect(),
+            ..SuiteOptions::default()
+        };
+        proportioned(&suite, size, steps)
+    }
+
+    /// The cell with these steps and assignments of --set.
+    fn cell_in(profile: &str, size: &str, method: &str, steps: u64, set: &[&str]) -> Cell {
+        let lengths = proportion(profile, size, method, steps, set).expect(method);
+        let all: Vec<&str> = lengths
+            .iter()
+            .map(String::as_str)
+            .chain(set.iter().copied())
+            .collect();
+        cell(profile, size, method, &all)
+    }
+
+    /// Restarts of the whole run, by what the trainer asks after every update.
+    fn restarts(cell: &Cell) -> usize {
+        let algorithm = cell.algorithm().expect("a schedule");
+        (1..=algorithm.steps)
+            .filter(|done| algorithm.restarts.after(*done))
+            .count()
+    }
 
     #[test]
-    fn any_number_of_steps_keeps_the_profile_s_restarts() {
-        for steps in [100, 123, 1000, 5000] {
-            for method in ["full", "relora", "lora-warm-start"] {
-                let load = |set: &[String]| {
-                    Profile::load("laptop", set)
-                        .expect("loads")
-                        .settings("nano", method)
-                        .expect(method)
-                        .0
-                };
-                let set = proportioned(&load(&[]), steps);
-                let profile = Profile::load(
-                    "laptop",
-                    &[set, vec![format!("methods=[\"{method}\"]")]].concat(),
-                )
-                .expect("loads");
-                let settings = profile.settings("nano", method).expect("can be").0;
-                assert_eq!(settings.steps, steps);
-                if settings.restarts {
-                    assert_eq!(
-                        (steps - settings.warm_start_steps) / settings.restart_every,
-                        4
-                    );
-                    assert_eq!(
-                        (steps - settings.warm_start_steps) % settings.restart_every,
-                        0
-                    );
+    fn any_number_of_steps_keeps_the_profile_s_restarts_or_names_one_that_does() {
+        for dialect in recipe::dialect_names() {
+            let dialect = format!("dialect={dialect}");
+            for method in recipe::preset_names() {
+                let long = cell("laptop", "nano", method, &[&dialect]);
+                for steps in [100, 123, 300, 1000, 1001, 1024, 5000] {
+                    let short = match lengths::in_steps(&long, steps) {
+                        Ok(_) => cell_in("laptop", "nano", method, steps, &[&dialect]),
+                        Err(error) => {
+                            // Without a warm start, or with a schedule of all steps, five cycles must come out even.
+                            let settings = &long.settings;
+                            let whole = settings.schedule_span == ScheduleSpan::Whole;
+                            let even = steps % 5 == 0 || (settings.warm_start && !whole);
+                            assert!(!even, "{dialect} {method} {steps}: {error}");
+                            let below = steps / 5 * 5;
+                            let nearest = format!(
+                                "--steps {steps}: cannot be divided into the cycles of method `{method}` as the profile's \
+                                 2000 steps are; nearest that can: {below}, {}",
+                                below + 5
+                            );
+                            assert_eq!(error.to_string(), nearest);
+                            continue;
+                        }
+                    };
+                    let what = format!("{dialect} {method} {steps}");
+                    assert_eq!(short.settings.steps, steps, "{what}");
+                    assert_eq!(restarts(&short), restarts(&long), "{what}");
+                    assert!(short.check().is_ok(), "{what}");
                 }
             }
+        }
+        // Which cannot: the message is one line on what was typed.
+        for (method, set) in [
+            ("relora-no-warm-start", "dialect=default"),
+            ("relora", "dialect=paper-2023-05"),
+        ] {
+            let error = proportion("laptop", "nano", method, 1024, &[set]).expect_err(method);
+            assert!(error.to_string().ends_with("1020, 1025"), "{error}");
+        }
+        let error = proportion("laptop", "nano", "relora", 9, &[]).expect_err("cycles of one step");
+        assert!(
+            error.to_string().ends_with("; nearest that can: 10"),
+            "{error}"
+        );
+    }
+
+    /// Where the rate of `full` has another warm-up than the method's own, as in the paper's profile at 250M.
+    #[test]
+    fn a_warm_start_is_the_beginning_of_full_in_as_many_steps() {
+        for (profile, size, steps, set) in [
+            ("paper", "250m", 2000, &[][..]),
+            ("laptop", "nano", 1024, &[]),
+            // The cycles of `full` come out even too.
+            (
+                "laptop",
+                "nano",
+                1000,
+                &["method.full.schedule=cosine-cycles"],
+            ),
+            ("laptop", "nano", 1000, &["schedule=cosine-cycles"]),
+        ] {
+            let relora = cell_in(profile, size, "relora", steps, set);
+            let named = relora.warm_start_cell().expect("a warm start");
+            let full = cell_in(profile, size, "full", steps, set);
+            let schedules =
+                [named, full].map(|cell| cell.algorithm().expect("a schedule").schedule);
+            for step in 0..steps {
+                let rates = [schedules[0].at(step), schedules[1].at(step)];
+                assert_eq!(rates[0], rates[1], "{profile} {size} step {step}");
+            }
+        }
+        let relora = cell_in("paper", "250m", "relora", 2000, &[]);
+        let stage = relora.warm_start.as_ref().expect("a warm start");
+        assert_eq!(
+            (relora.settings.warmup_steps, stage.warmup_steps),
+            (50, 100)
+        );
+    }
+
+    #[test]
+    fn a_control_has_any_number_of_steps() {
+        for (profile, size, steps) in [("laptop", "nano", 300), ("paper", "130m", 1000)] {
+            let whole = cell(profile, size, "control", &[]);
+            let short = cell_in(profile, size, "control", steps, &[]);
+            assert_eq!(
+                (short.settings.steps, &short.network),
+                (steps, &whole.network)
+            );
+            let bare = cell(
+                profile,
+                size,
+                "control",
+                &[&format!("steps={steps}"), "warmup_steps=7"],
+            );
+            assert_eq!(bare.network, whole.network);
+        }
+    }
+
+    #[test]
+    fn a_length_that_set_names_is_the_one_that_is_wanted() {
+        for set in [
+            "warmup_steps=7",
+            "settings.warmup_steps=7",
+            "method.relora.warmup_steps=7",
+            "size.nano.method.relora.warmup_steps=7",
+        ] {
+            let settings = cell_in("laptop", "nano", "relora", 1000, &[set]).settings;
+            assert_eq!(
+                (
+                    settings.warmup_steps,
+                    settings.restart_every,
+                    settings.warm_start_steps
+                ),
+                (7, 200, 200),
+                "{set}"
+            );
+        }
+        // A warm start of its own leaves cycles of its own.
+        let set = ["warm_start_steps=100", "restart_every=300"];
+        let settings = cell_in("laptop", "nano", "relora", 1000, &set).settings;
+        assert_eq!(
+            (settings.warm_start_steps, settings.restart_every),
+            (100, 300)
+        );
+        // What is of `full` leaves the method's own.
+        let relora = cell_in(
+            "laptop",
+            "nano",
+            "relora",
+            1000,
+            &["method.full.warmup_steps=7"],
+        );
+        let stage = relora.warm_start.as_ref().expect("a warm start");
+        assert_eq!((relora.settings.warmup_steps, stage.warmup_steps), (30, 7));
+
+        let error =
+            proportion("laptop", "nano", "relora", 1000, &["steps=500"]).expect_err("twice");
+        assert_eq!(
+            error.to_string(),
+            "--steps 1000: --set steps=500 says it too; leave one of them out"
+        );
+    }
+
+    /// `--print-config` gives a profile, which must be that of the run.
+    #[test]
+    fn the_printed_profile_is_the_one_that_runs() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("paper.toml");
+        for set in [&[][..], &["grad_clip=0.5"]] {
+            let lengths = proportion("paper", "250m", "relora", 2000, set).expect("lengths");
+            let mut all: Vec<String> = lengths;
+            all.extend(set.iter().map(|set| (*set).to_owned()));
+            all.extend([
+                "sizes=[\"250m\"]".to_owned(),
+                "methods=[\"relora\"]".to_owned(),
+            ]);
+            let profile = Profile::load("paper", &all).expect("loads");
+            std::fs::write(&path, profile.to_toml()).expect("written");
+            let printed = Profile::load(&path.to_string_lossy(), &[]).expect("loads");
+            let cells = |profile: &Profile| {
+                matrix::cells(profile, &Surroundings::without_text(profile)).expect("cells")
+            };
+            assert_eq!(cells(&printed), cells(&profile));
         }
     }
 }
