@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Ended, World, ended};
+use crate::support::{Ended, World, corpus, ended};
 
 /// What is done wrong and what must be said about it.
 struct Case {
@@ -634,6 +634,52 @@ fn a_suite_made_with_other_settings_is_refused_with_the_fields_that_differ() {
     let ended = world.run(&World::suite("out", &["--only", "full"]));
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
     assert!(ended.stderr.contains("data.hash"), "{}", ended.stderr);
+}
+
+/// A table is one experiment: a seed trained otherwise would be averaged with the others, a method on other text compared.
+#[test]
+fn runs_that_could_not_stand_in_one_table_are_refused() {
+    let world = World::new();
+    world.succeed(&World::suite("out", &["--only", "full"]));
+    let plan = fs::read(world.path("out/plan.toml")).expect("a plan");
+    fs::write(world.path("other.jsonl"), corpus(300)).expect("written");
+    for (more, says) in [
+        (
+            &[
+                "--only",
+                "full",
+                "--seeds",
+                "2",
+                "--set",
+                "learning_rate=1e-2",
+            ][..],
+            "tiny-full-seed2 cannot be averaged with tiny-full-seed1, which has settings.learning_rate = 0.003, not 0.01",
+        ),
+        (
+            &["--only", "lora", "--set", "sequence_length=8"],
+            "tiny-lora-seed1 cannot be compared with tiny-full-seed1, which has settings.sequence_length = 16, not 8",
+        ),
+        (
+            &["--only", "lora", "--set", "data.paths=[\"other.jsonl\"]"],
+            "tiny-lora-seed1 cannot be compared with tiny-full-seed1, which has data.hash = ",
+        ),
+    ] {
+        let ended = world.run(&World::suite("out", more));
+        assert!(says_so(&ended, 2, &[says, "--out"]).is_ok(), "{ended:#?}");
+        assert_eq!(fs::read(world.path("out/plan.toml")).expect("a plan"), plan);
+    }
+    // A method's own settings are its own affair, and so is what only it uses.
+    world.succeed(&World::suite(
+        "out",
+        &[
+            "--only",
+            "relora",
+            "--set",
+            "rank=2",
+            "--set",
+            "warm_start_steps=18",
+        ],
+    ));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Whether the golden test would notice: breaks one rule of the algorithm at a time and says which recordings see it.
 //! `just golden-mutants`, with a part of a rule's name behind it for those alone; about twenty minutes.
 //!
-//! It works on a copy of the tracked files beside the build, never on the sources themselves.
+//! It works on a copy of the tracked files, never on the sources themselves, and builds it beside the build, never into it: no
+//! program that is broken on purpose is left where someone would take it for the real one.
 
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -250,8 +251,18 @@ fn run() -> Result<bool, Box<dyn Error>> {
         .canonicalize()?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.join("target"), PathBuf::from);
-    let copy = target.join("golden-mutants");
+    let copy = target.join("golden-mutants/source");
     copy_of_tracked_files(&workspace, &copy)?;
+    let build = target.join("golden-mutants/build");
+    if !build.exists() {
+        // What others wrote is compiled already; ours is another package at another place.
+        for part in ["deps", "build", ".fingerprint"] {
+            link_tree(
+                &target.join("debug").join(part),
+                &build.join("debug").join(part),
+            )?;
+        }
+    }
     // Kernels for a GPU take minutes to compile and are not looked at here.
     replace(
         &copy.join("models/Cargo.toml"),
@@ -259,7 +270,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
         "default = []",
     )?;
 
-    let golden = || golden(&copy, &target);
+    let golden = || golden(&copy, &build);
     let unbroken = golden()?;
     if unbroken != Verdict::Caught(Vec::new()) {
         return Err(format!("the golden test fails without a mutant: {unbroken:?}").into());
@@ -315,7 +326,7 @@ enum Verdict {
     NotBuilt,
 }
 
-fn golden(copy: &Path, target: &Path) -> Result<Verdict, Box<dyn Error>> {
+fn golden(copy: &Path, build: &Path) -> Result<Verdict, Box<dyn Error>> {
     let output = Command::new(env!("CARGO"))
         .args([
             "test",
@@ -326,7 +337,7 @@ fn golden(copy: &Path, target: &Path) -> Result<Verdict, Box<dyn Error>> {
             "golden",
         ])
         .current_dir(copy)
-        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_TARGET_DIR", build)
         .stderr(Stdio::piped())
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -357,6 +368,21 @@ fn copy_of_tracked_files(workspace: &Path, copy: &Path) -> Result<(), Box<dyn Er
         }
         fs::create_dir_all(to.parent().unwrap_or(copy))?;
         fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
+/// The same files under another folder, as links where the file system has them.
+fn link_tree(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (from, to) = (entry?.path(), to.to_owned());
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            link_tree(&from, &to)?;
+        } else if fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to)?;
+        }
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::exit::Exit;
 use crate::files::failed_to;
 use crate::matrix::Cell;
 use crate::plan::{Calibration, Plan};
+use crate::progress::warn;
 use crate::settings::NetworkName;
 use crate::{suite, worker};
 
@@ -28,8 +29,13 @@ const READY: &str = "ready";
 const LEAST_TIME: Duration = Duration::from_millis(500);
 const LEAST_UPDATES: u64 = 2;
 
-/// Tokens of an update at most: more would make it no more exact.
-const MOST_TOKENS: usize = 8192;
+/// Tokens of an update at most: more would make it no more exact. A processor is kept busy by fewer, and takes its time.
+fn most_tokens(device: Device) -> usize {
+    match device {
+        Device::Cpu => 2048,
+        Device::Cuda(_) => 8192,
+    }
+}
 
 /// Measures how fast the plan's workers train its smallest size at full rank, and how long they take to start. None for a
 /// plan without cells.
@@ -40,6 +46,10 @@ pub fn calibrate(plan: &Plan, validation_tokens: u64) -> Result<Option<Calibrati
     let Some(cell) = measured(&plan.cells) else {
         return Ok(None);
     };
+    warn(&format!(
+        "measuring this machine: {} at full rank, {} at a time",
+        cell.size, plan.jobs
+    ));
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let begun = Instant::now();
     let mut children = Vec::new();
@@ -147,7 +157,8 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
         .map_err(|why| anyhow!("the cell on standard input: {why}"))?;
 
     let (network, length) = (cell.network(), cell.settings.sequence_length as usize);
-    let rows = (cell.settings.micro_batch_size as usize).min(MOST_TOKENS.div_ceil(length.max(1)));
+    let most = most_tokens(device).div_ceil(length.max(1));
+    let rows = (cell.settings.micro_batch_size as usize).min(most);
     let adamw = cell.algorithm()?.adamw;
     let draws = Seeded { seed: 0 };
     let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;

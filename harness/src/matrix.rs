@@ -322,6 +322,36 @@ impl Cell {
         determines
     }
 
+    /// What two methods of a size must have in common, so that their losses may be compared: text, precision, kind of device,
+    /// where they start from, and of the settings that are the size's those that both use.
+    #[must_use]
+    pub fn shared_by_size(&self, other: &Cell) -> serde_json::Value {
+        let mut shared = self.determines();
+        let of_size = |key: &String| {
+            let scope = Settings::KEYS.iter().find(|(known, _)| known == key);
+            scope.is_some_and(|(_, scope)| *scope == Scope::Size)
+        };
+        if let Some(settings) = shared["settings"].as_object_mut() {
+            settings.retain(|key, _| of_size(key) && other.uses(key));
+        }
+        if let Some(shared) = shared.as_object_mut() {
+            for own in ["seed", "network", "warm_start"] {
+                shared.remove(own);
+            }
+        }
+        shared
+    }
+
+    /// What all seeds of a method have in common, so that a mean over them is one of equals.
+    #[must_use]
+    pub fn shared_by_method(&self) -> serde_json::Value {
+        let mut shared = self.determines();
+        if let Some(shared) = shared.as_object_mut() {
+            shared.remove("seed");
+        }
+        shared
+    }
+
     /// Whether the run's numbers depend on this key of its settings.
     pub(crate) fn uses(&self, key: &str) -> bool {
         let settings = &self.settings;

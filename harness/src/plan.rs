@@ -206,7 +206,8 @@ impl Plan {
     /// This plan with the cells that `earlier` holds besides, so that a suite can grow.
     ///
     /// # Errors
-    /// A cell of the same name that is determined otherwise, with the fields that differ, and with the budgets if there are.
+    /// A cell of the same name that is determined otherwise, with the fields that differ, and with the budgets if there are; a
+    /// cell that could not be compared with the suite's others, or averaged with their seeds.
     pub fn over(mut self, earlier: &Plan, suite: &Path) -> Result<Plan, UserError> {
         let budgets = (earlier.budget.as_deref(), self.budget.as_deref());
         let other_budget = budgets.0.is_some() && budgets.1.is_some() && budgets.0 != budgets.1;
@@ -223,6 +224,11 @@ impl Plan {
                 }
             )));
         }
+        let is_new = |cell: &&Cell| {
+            let same = |old: &Cell| old.directory() == cell.directory();
+            !earlier.cells.iter().any(same)
+        };
+        let added: Vec<Cell> = self.cells.iter().filter(is_new).cloned().collect();
         // A network that is matched to another one's size differs for that one's reasons: those are told first.
         let matched = |cell: &&Cell| cell.settings.network == NetworkName::Matched;
         let (derived, own): (Vec<&Cell>, Vec<&Cell>) = earlier.cells.iter().partition(matched);
@@ -248,6 +254,9 @@ impl Plan {
             // Which checkpoints stay must not be forgotten because a part of the matrix was asked for.
             new.hands_over |= old.hands_over;
         }
+        for new in &added {
+            earlier.may_gain(new, suite)?;
+        }
         let first = earlier.clone();
         if first.store.is_dir() {
             self.store = first.store;
@@ -262,6 +271,30 @@ impl Plan {
         // Half of a curve would be of no use.
         self.tensorboard |= first.tensorboard;
         Ok(self)
+    }
+
+    /// Whether a run may stand in one table with this suite's: with all of its size what that size shares, with the other seeds
+    /// of its method everything.
+    fn may_gain(&self, new: &Cell, suite: &Path) -> Result<(), UserError> {
+        for old in self.cells.iter().filter(|old| old.size == new.size) {
+            let (how, [of_old, of_new]) = if old.method == new.method {
+                ("averaged", [old, new].map(Cell::shared_by_method))
+            } else {
+                let shared = [old.shared_by_size(new), new.shared_by_size(old)];
+                ("compared", shared)
+            };
+            let differences = differences(&of_old, &of_new);
+            if !differences.is_empty() {
+                return Err(UserError::new(format!(
+                    "{}: {} cannot be {how} with {}, which has {}; give another --out, or the same settings",
+                    suite.display(),
+                    new.directory(),
+                    old.directory(),
+                    differences.join(", ")
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Where its runs are worked on.

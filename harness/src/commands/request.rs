@@ -133,7 +133,7 @@ impl Request {
             .map(|init_from| Folder::open(&init_from.directory))
             .transpose()?;
         let mut notes = Vec::new();
-        let store = self.text(only_looking, &mut notes)?;
+        let store = self.text(only_looking)?;
         let store = store.as_ref();
 
         let surroundings = self.surroundings(device, precision, store, folder.as_ref())?;
@@ -164,16 +164,13 @@ impl Request {
         })
     }
 
-    /// The token store. With `only_looking` none, and a note, where the text that the profile names is not here.
-    fn text(
-        &self,
-        only_looking: bool,
-        notes: &mut Vec<String>,
-    ) -> anyhow::Result<Option<Arc<Store>>> {
+    /// The token store. With `only_looking` none, and a line, where the text that the profile names is not here.
+    fn text(&self, only_looking: bool) -> anyhow::Result<Option<Arc<Store>>> {
         match self.missing_text() {
             None => Ok(Some(Arc::new(self.store()?))),
             Some(missing) if only_looking && self.profile.data.tokenizer.is_none() => {
-                notes.push(format!(
+                // At once: what comes next may take a while.
+                warn(&format!(
                     "{missing} (priced without it, for a vocabulary of {})",
                     self.profile.data.vocabulary
                 ));
