@@ -174,20 +174,22 @@ fn proportioned(suite: &SuiteOptions, size: &str, steps: u64) -> anyhow::Result<
 struct Length {
     /// The method in whose section it stands; none for one that all methods of the size share.
     method: Option<String>,
-    /// Whether it is of `full`, whose rate the warm start of another method follows.
-    followed: bool,
+    /// The preset whose section that method takes over.
+    preset: String,
     key: &'static str,
     value: toml::Value,
 }
 
 impl Length {
-    /// Whether an assignment of --set, which is for the run's method, for `full`, or for all, says the same length.
+    /// Whether an assignment of --set says the same length, of the method or of all.
     fn is_named_by(&self, set: &str) -> bool {
         let (section, key) = section_and_key(set);
         let section = section.replace(['"', '\''], "");
-        let of_one = section.split('.').any(|part| part == "method");
-        let of_full = section.ends_with("method.full");
-        key == self.key && (!of_one || self.method.is_none() || of_full == self.followed)
+        let of_this = match (section.split_once("method."), &self.method) {
+            (Some((_, named)), Some(method)) => named == method || named == self.preset,
+            _ => true,
+        };
+        of_this && key == self.key
     }
 
     /// As `--set` takes it, in its most specific section, so that the lengths of `full` stay apart from the method's own.
@@ -220,20 +222,26 @@ fn changed(long: &Cell, short: &Cell) -> Vec<Length> {
         })
         .map(|(_, (key, value))| Length {
             method: (!Settings::KEYS.contains(&(key, Scope::Size))).then(|| long.method.clone()),
-            followed: false,
+            preset: long.preset.clone(),
             key,
             value,
         });
-    let full = short.warm_start.iter().flat_map(|stage| {
-        let warmup = Some(("warmup_steps", stage.warmup_steps));
-        let cycle = stage.cycle_steps.map(|cycle| ("cycle_steps", cycle));
-        warmup.into_iter().chain(cycle)
-    });
-    let full = full.map(|(key, steps)| Length {
-        method: Some("full".into()),
-        followed: true,
-        key,
-        value: steps.show(),
+    let of_full = |cell: &Cell| {
+        let stage = cell.warm_start.as_ref();
+        [
+            ("warmup_steps", stage.map(|stage| stage.warmup_steps)),
+            ("cycle_steps", stage.and_then(|stage| stage.cycle_steps)),
+        ]
+    };
+    let full = of_full(long).into_iter().zip(of_full(short));
+    let full = full.filter(|(before, after)| before != after);
+    let full = full.filter_map(|(_, (key, steps))| {
+        Some(Length {
+            method: Some("full".into()),
+            preset: "full".into(),
+            key,
+            value: steps?.show(),
+        })
     });
     own.chain(full).collect()
 }
@@ -423,6 +431,17 @@ mod tests {
                 "{set}"
             );
         }
+        for set in ["warmup_steps=7", "method.full.warmup_steps=7"] {
+            let settings = cell_in("laptop", "nano", "full", 1000, &[set]).settings;
+            assert_eq!(
+                (settings.warmup_steps, settings.evaluate_every),
+                (7, 200),
+                "{set}"
+            );
+        }
+        // The profile's own number of steps changes nothing.
+        let same = proportion("laptop", "nano", "relora", 2000, &[]).expect("the profile's");
+        assert!(same.is_empty(), "{same:?}");
         // A warm start of its own leaves cycles of its own.
         let set = ["warm_start_steps=100", "restart_every=300"];
         let settings = cell_in("laptop", "nano", "relora", 1000, &set).settings;
