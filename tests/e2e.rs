@@ -74,6 +74,40 @@ fn every_command_of_the_documents_is_one_that_exists() {
     assert!(found > 20, "{found} commands");
 }
 
+/// docs/fidelity.md says of each difference which test pins it.
+#[test]
+fn every_test_that_the_table_of_differences_names_exists() {
+    fn sources(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                *text += &fs::read_to_string(&path).expect("a source");
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut text = String::new();
+    for folder in ["harness", "models", "datasets", "results", "tests"] {
+        sources(&root.join(folder), &mut text);
+    }
+    let table = fs::read_to_string(root.join("docs/fidelity.md")).expect("the table");
+    // Names of tests are sentences; those of settings and recordings are shorter, or begin with a kind.
+    let named: Vec<&str> = (table.split('`').skip(1).step_by(2))
+        .filter(|name| name.matches('_').count() >= 4 && !name.starts_with("trajectory_"))
+        .collect();
+    assert!(named.len() > 25, "{named:?}");
+    for name in named {
+        let before = text
+            .split(&format!("fn {name}("))
+            .next()
+            .unwrap_or_default();
+        let pinned = before.len() < text.len() && before.trim_end().ends_with("#[test]");
+        assert!(pinned, "{name}");
+    }
+}
+
 #[test]
 fn help_and_configuration_touch_neither_device_nor_text() {
     let world = World::new();
