@@ -298,7 +298,7 @@ impl Cell {
     /// so do keys that its method does not use, so that they may change.
     #[must_use]
     pub fn determines(&self) -> serde_json::Value {
-        let used = |key: &str| self.uses(key);
+        let used = |key: &str| self.settings.uses(key);
         let settings: serde_json::Map<String, serde_json::Value> =
             match serde_json::to_value(&self.settings) {
                 Ok(serde_json::Value::Object(map)) => {
@@ -332,7 +332,7 @@ impl Cell {
             scope.is_some_and(|(_, scope)| *scope == Scope::Size)
         };
         if let Some(settings) = shared["settings"].as_object_mut() {
-            settings.retain(|key, _| of_size(key) && other.uses(key));
+            settings.retain(|key, _| of_size(key) && other.settings.uses(key));
         }
         if let Some(shared) = shared.as_object_mut() {
             for own in ["seed", "network", "warm_start"] {
@@ -350,27 +350,6 @@ impl Cell {
             shared.remove("seed");
         }
         shared
-    }
-
-    /// Whether the run's numbers depend on this key of its settings.
-    pub(crate) fn uses(&self, key: &str) -> bool {
-        let settings = &self.settings;
-        let cycles = settings.has_cycles();
-        match key {
-            // Resolved in `network`, or a matter of what is kept.
-            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every"
-            | "keep_factors" => false,
-            "warm_start_steps" | "schedule_span" => settings.warm_start,
-            "restart_every" => settings.restarts || (cycles && settings.cycle_steps == 0),
-            "cycle_steps" => cycles,
-            "adjust_steps" => settings.jagged || settings.optimizer_reset,
-            "rewarmup" => settings.jagged,
-            "rewarmup_steps" => settings.jagged && settings.rewarmup,
-            "reset" | "reset_ratio" | "prune_mask" => settings.optimizer_reset,
-            "schedule" => !settings.jagged,
-            "rank" | "alpha" | "scaling" | "base" | "factor_init" | "dropout" => settings.low_rank,
-            _ => true,
-        }
     }
 
     /// The `full` run whose checkpoint after `warm_start_steps` this one may start from.

@@ -380,6 +380,27 @@ impl Settings {
         self.jagged || self.optimizer_reset || self.schedule == ScheduleName::CosineCycles
     }
 
+    /// Whether a run's numbers depend on this key.
+    #[must_use]
+    pub fn uses(&self, key: &str) -> bool {
+        let cycles = self.has_cycles();
+        match key {
+            // Resolved in the cell's network, or a matter of what is kept.
+            "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every"
+            | "keep_factors" => false,
+            "warm_start_steps" | "schedule_span" => self.warm_start,
+            "restart_every" => self.restarts || (cycles && self.cycle_steps == 0),
+            "cycle_steps" => cycles,
+            "adjust_steps" => self.jagged || self.optimizer_reset,
+            "rewarmup" => self.jagged,
+            "rewarmup_steps" => self.jagged && self.rewarmup,
+            "reset" | "reset_ratio" | "prune_mask" => self.optimizer_reset,
+            "schedule" => !self.jagged,
+            "rank" | "alpha" | "scaling" | "base" | "factor_init" | "dropout" => self.low_rank,
+            _ => true,
+        }
+    }
+
     /// Full-rank steps before the factors are attached.
     #[must_use]
     pub fn warm_start_length(&self) -> u64 {

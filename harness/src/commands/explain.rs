@@ -64,13 +64,8 @@ impl Side {
                 source: departure.source,
             };
         }
-        let mut settings = Settings::default();
-        let layer = recipe::preset(preset).map_or_else(Vec::new, |known| (known.layer)());
-        for (key, value) in layer {
-            // Presets are tables of ours: a test reads every one of them.
-            let _ = settings.set(key, &value);
-        }
-        let shown = settings.show().into_iter().find(|(known, _)| *known == key);
+        let shown = settings(dialect, preset).show();
+        let shown = shown.into_iter().find(|(known, _)| *known == key);
         let reason = DEFAULTS.iter().find(|(known, _)| *known == key);
         Side {
             value: shown.map_or_else(String::new, |(_, value)| value.to_string()),
@@ -79,13 +74,26 @@ impl Side {
     }
 }
 
+/// What a dialect makes of a preset, over the defaults.
+fn settings(dialect: &Dialect, preset: &str) -> Settings {
+    let mut settings = Settings::default();
+    let layer = recipe::preset(preset).map_or_else(Vec::new, |known| (known.layer)());
+    for (key, value) in layer.into_iter().chain(dialect.layer(preset)) {
+        // Presets and dialects are tables of ours: a test reads every one of them.
+        let _ = settings.set(key, &value);
+    }
+    settings
+}
+
 /// The differences between two dialects, in the order of the keys' declaration; presets that agree in both values share one.
 fn differences(one: &Dialect, other: &Dialect, presets: &[&'static str]) -> Vec<Difference> {
     let mut differences: Vec<Difference> = Vec::new();
     for (key, _) in Settings::KEYS {
         for preset in presets {
             let (left, right) = (Side::of(one, preset, key), Side::of(other, preset, key));
-            if left.value == right.value {
+            // What a method never looks at is no difference of its.
+            let used = [one, other].map(|dialect| settings(dialect, preset).uses(key));
+            if left.value == right.value || used == [false, false] {
                 continue;
             }
             let same = differences

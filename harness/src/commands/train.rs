@@ -218,7 +218,7 @@ fn changed(long: &Cell, short: &Cell) -> Vec<Length> {
     let values = (long.settings.show().into_iter()).zip(short.settings.show());
     let own = values
         .filter(|((key, before), (_, after))| {
-            lengths::KEYS.contains(key) && long.uses(key) && before != after
+            lengths::KEYS.contains(key) && long.settings.uses(key) && before != after
         })
         .map(|(_, (key, value))| Length {
             method: (!Settings::KEYS.contains(&(key, Scope::Size))).then(|| long.method.clone()),
