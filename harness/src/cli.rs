@@ -176,7 +176,7 @@ pub struct TrainOptions {
     /// Profile that everything else is taken from [default: laptop; paper with CUDA]
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
-    /// Directory of the suite that the run joins [default: runs/train]
+    /// Directory of the suite that the run joins; what cannot be compared with its runs is refused [default: runs/train]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Override one value of the profile; may be repeated

@@ -44,8 +44,12 @@ pub fn shortened(cell: &Cell, steps: u64) -> Cell {
     settings.rewarmup_steps = about(long.rewarmup_steps);
     settings.adjust_steps = exact(long.adjust_steps);
     settings.evaluate_every = rarer(long.evaluate_every);
-    // Restarts and cycles of two lengths stay in step: what both are multiples of is rounded.
-    let common = periods(long).into_iter().fold(0, gcd);
+    // Restarts and cycles of two lengths stay in step: what both are multiples of is rounded. A method that has neither rounds
+    // its warm start as those do that have, or it would not be theirs.
+    let common = match periods(long).into_iter().fold(0, gcd) {
+        0 if long.warm_start => gcd(long.restart_every, long.cycle()),
+        common => common,
+    };
     if common > 0 {
         let rounded = exact(common);
         let in_step = |length: u64| length / common * rounded;

@@ -3,7 +3,9 @@
 use crate::algorithm::{Algorithm, MethodSwitches};
 use crate::profile::{Profile, ProfileError, name_fault};
 use crate::schedule::ScheduleError;
-use crate::settings::{NetworkName, ScalingName, ScheduleName, Scope, Setting, Settings};
+use crate::settings::{
+    LossWeight, NetworkName, ScalingName, ScheduleName, Scope, Setting, Settings,
+};
 use models::{Network, cost};
 use results::record::{RowKeys, run_directory};
 use serde::{Deserialize, Serialize};
@@ -326,7 +328,7 @@ impl Cell {
     /// where they start from, and of the settings that are the size's those that both use.
     #[must_use]
     pub fn shared_by_size(&self, other: &Cell) -> serde_json::Value {
-        let mut shared = self.determines();
+        let mut shared = self.shared_by_method();
         let of_size = |key: &String| {
             let scope = Settings::KEYS.iter().find(|(known, _)| known == key);
             scope.is_some_and(|(_, scope)| *scope == Scope::Size)
@@ -335,19 +337,26 @@ impl Cell {
             settings.retain(|key, _| of_size(key) && other.settings.uses(key));
         }
         if let Some(shared) = shared.as_object_mut() {
-            for own in ["seed", "network", "warm_start"] {
-                shared.remove(own);
-            }
+            shared.remove("network");
+            shared.remove("warm_start");
         }
         shared
     }
 
-    /// What all seeds of a method have in common, so that a mean over them is one of equals.
+    /// What all seeds of a method have in common, so that a mean over them is one of equals. How often a run is looked at
+    /// trains nothing, and how an update is divided only rounds.
     #[must_use]
     pub fn shared_by_method(&self) -> serde_json::Value {
         let mut shared = self.determines();
         if let Some(shared) = shared.as_object_mut() {
             shared.remove("seed");
+        }
+        if let Some(settings) = shared["settings"].as_object_mut() {
+            settings.remove("log_every");
+            settings.remove("evaluate_every");
+            if self.settings.loss_weight == LossWeight::Targets {
+                settings.remove("micro_batch_size");
+            }
         }
         shared
     }

@@ -329,7 +329,10 @@ impl Plan {
                 "note: the {} cells of this suite by now cost about {} in all, more than its budget {text}: it keeps the steps \
                  that it was sized to",
                 self.cells.len(),
-                budget.of(used)
+                match budget {
+                    Budget::Time(_) => format!("{} with {} at a time", budget.of(used), self.jobs),
+                    Budget::Tokens(_) | Budget::Flops(_) => budget.of(used).to_string(),
+                }
             )
         })
     }

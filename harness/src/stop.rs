@@ -171,11 +171,12 @@ fn on_signals(action: OnSignal) -> anyhow::Result<()> {
     let handler = move || match &*current() {
         Some(OnSignal::Set(stop)) => stop.set(Reason::Interrupted),
         Some(OnSignal::Leave(line, folder)) => {
-            // What is half done is of no use to anyone, and an error about it would be of less.
-            let _ = folder.as_deref().map(files::remove);
+            // What is half done is of no use to anyone.
+            let left = folder.as_deref().filter(|it| files::remove(it).is_err());
+            let left = left.map_or_else(String::new, |it| format!("; remove {}", it.display()));
             // A bar stands on the line.
             let begin = if io::stderr().is_terminal() { "\n" } else { "" };
-            warn(&format!("{begin}{line}"));
+            warn(&format!("{begin}{line}{left}"));
             std::process::exit(i32::from(Exit::Stopped.code()));
         }
         None => {}

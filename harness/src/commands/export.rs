@@ -151,6 +151,7 @@ fn write_beside(directory: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Re
             fs::remove_dir(&whole).map_err(failed_to("replace", directory))?;
         }
         fs::rename(&partial, &whole).map_err(failed_to("write", directory))?;
+        stop::leave_on_signals("stopped; the folder is whole", None)?;
         Ok(files::sync_directory(parent)?)
     });
     if written.is_err() {

@@ -98,9 +98,6 @@ pub fn failure(directory: &Path) -> Result<Option<Failure>> {
     files::read_json_if_present(&directory.join(FAILED), "a run's failure")
 }
 
-/// The last whole record of a run, if there is one.
-///
-/// # Errors
 /// All records of a run that nobody writes to meanwhile.
 ///
 /// # Errors
@@ -118,6 +115,9 @@ pub fn records(directory: &Path) -> Result<Vec<Record>> {
     Ok(records)
 }
 
+/// The last whole record of a run, if there is one.
+///
+/// # Errors
 /// Records that are there and cannot be read.
 pub fn newest_record(directory: &Path) -> Result<Option<Record>> {
     /// More than any record takes.
