@@ -9,7 +9,7 @@ default:
 bench-all *OPTIONS:
     cargo bench-all {{OPTIONS}}
 
-# every method once, in about two minutes
+# every method once
 smoke *OPTIONS:
     cargo bench-all --profile smoke {{OPTIONS}}
 

@@ -18,7 +18,7 @@ use harness::stop::{Reason, Stop};
 use harness::{checkpoint, worker};
 use models::{
     Batch, Device, DeviceFault, DeviceMemory, Draws, Learner, LossSum, LowRank, MomentReset,
-    Precision, Reading, ResetReport, Seeded, TensorError, TensorInfo, Update,
+    Phases, Precision, Reading, ResetReport, Seeded, TensorError, TensorInfo, Update,
 };
 use results::record::Session;
 use serde_json::Value;
@@ -479,6 +479,15 @@ impl Learner for Stopping {
         self.dead |= matches!(self.moment, Some(Moment::InAccumulation { step }) if step == self.updates)
             && self.micro_batches == 2;
         self.inner.accumulate(batch, weight);
+    }
+
+    fn timed_update(
+        &mut self,
+        batch: Batch<'_>,
+        weight: f64,
+        update: Update,
+    ) -> Result<Phases, DeviceFault> {
+        self.inner.timed_update(batch, weight, update)
     }
 
     fn restart(&mut self, step: u64, draws: &dyn Draws) {

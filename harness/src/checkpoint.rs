@@ -527,7 +527,7 @@ fn write_tensors(path: &Path, tensors: &[&TensorInfo], learner: &dyn Learner) ->
 pub(crate) mod tests {
     use super::*;
     use models::{
-        Batch, DeviceFault, DeviceMemory, Draws, LossSum, LowRank, MomentReset, Reading,
+        Batch, DeviceFault, DeviceMemory, Draws, LossSum, LowRank, MomentReset, Phases, Reading,
         ResetReport, TensorError, Update,
     };
 
@@ -580,6 +580,9 @@ pub(crate) mod tests {
         fn attach(&mut self, _: u64, _: &LowRank, _: &dyn Draws) {}
         fn accumulate(&mut self, _: Batch<'_>, _: f64) {}
         fn update(&mut self, _: Update) {}
+        fn timed_update(&mut self, _: Batch<'_>, _: f64, _: Update) -> Result<Phases, DeviceFault> {
+            Ok(Phases::default())
+        }
         fn restart(&mut self, _: u64, _: &dyn Draws) {}
         fn reset_moments(&mut self, _: u64, _: &MomentReset, _: &dyn Draws) -> ResetReport {
             ResetReport {

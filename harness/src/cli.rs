@@ -17,6 +17,7 @@ Examples:
   relora train --size mini --method relora     one run by flags
   relora tables --json                         the tables of the newest suite, for a program
   relora export RUN model                      a run as a folder for Hugging Face's transformers
+  relora bench-step --size 9m --method relora  how fast this machine trains, and in how much memory
   relora doctor                                what is found here, and what is missing
 
 Interrupt a suite at any moment; the same command goes on where it was.";
@@ -57,6 +58,8 @@ pub enum Command {
     Export(ExportOptions),
     /// Measure the loss of a Hugging Face LLaMA folder on a text
     Eval(EvalOptions),
+    /// Measure how fast this machine trains a network, and in how much memory
+    BenchStep(BenchStepOptions),
     /// Say what is found on this machine, what is missing and how to get it
     Doctor(DoctorOptions),
     /// Print a completion script for a shell
@@ -308,6 +311,43 @@ pub struct EvalOptions {
     pub json: bool,
 }
 
+/// `relora bench-step`
+#[derive(Args, Clone, Debug)]
+pub struct BenchStepOptions {
+    /// Size of the network, as of `relora train`
+    #[arg(long, value_name = "SIZE")]
+    pub size: String,
+    /// Method, as of `relora train`; one with a warm start is measured after it
+    #[arg(long, value_name = "METHOD", allow_hyphen_values = true)]
+    pub method: String,
+    /// Sequences of a micro-batch: a step is one of it
+    #[arg(long, value_name = "B", default_value = "8", value_parser = batch_size)]
+    pub batch: usize,
+    /// Tokens of a sequence [default: the profile's]
+    #[arg(long, value_name = "T", value_parser = length)]
+    pub seq: Option<usize>,
+    /// Steps that are timed, after two that are not
+    #[arg(long, value_name = "N", default_value = "10", value_parser = timed_steps)]
+    pub steps: u64,
+    /// Rank of the low-rank factors [default: the profile's]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub rank: Option<u64>,
+    /// Profile that everything else is taken from
+    #[arg(long, value_name = "NAME|FILE", default_value = "paper")]
+    pub profile: String,
+    /// Override one value of the profile, e.g. data.vocabulary=4096; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<String>,
+    /// Compute threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub threads: Option<u64>,
+    #[command(flatten)]
+    pub place: PlaceOptions,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `relora doctor`
 #[derive(Args, Clone, Debug)]
 pub struct DoctorOptions {
@@ -413,6 +453,10 @@ fn length(text: &str) -> Result<usize, String> {
 
 fn batch_size(text: &str) -> Result<usize, String> {
     bounded(text, 1 << 16)
+}
+
+fn timed_steps(text: &str) -> Result<u64, String> {
+    bounded(text, 1 << 20).map(|steps| steps as u64)
 }
 
 fn bounded(text: &str, most: usize) -> Result<usize, String> {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::exit::{ReaderGone, UserError};
 
 pub mod bench_all;
+pub mod bench_step;
 pub mod completions;
 pub mod doctor;
 pub mod eval;

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Report(options) => commands::report::run(options),
         Command::Export(options) => commands::export::run(options),
         Command::Eval(options) => commands::eval::run(options),
+        Command::BenchStep(options) => commands::bench_step::run(options),
         Command::Doctor(options) => commands::doctor::run(options),
         Command::Completions(options) => commands::completions::run(options),
         Command::Calibrate(options) => calibrate::measure(&options),

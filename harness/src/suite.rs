@@ -542,6 +542,34 @@ pub(crate) fn training_process(program: &Path) -> Command {
     command
 }
 
+/// Starts this program anew with its own arguments and the allocator of a process that trains, unless it has that already. For
+/// a command that measures in its own process what a worker would take.
+///
+/// # Errors
+/// A program that cannot be started.
+#[cfg(unix)]
+pub(crate) fn with_training_allocator() -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let unset: Vec<_> = ALLOCATOR
+        .iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none())
+        .copied()
+        .collect();
+    if unset.is_empty() {
+        return Ok(());
+    }
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut command = Command::new(&program);
+    command.args(std::env::args_os().skip(1)).envs(unset);
+    Err(failed_to("start", &program)(command.exec()).into())
+}
+
+/// Other systems have no such allocator.
+#[cfg(not(unix))]
+pub(crate) fn with_training_allocator() -> Result<()> {
+    Ok(())
+}
+
 /// A run's result, and whether another process works on it.
 fn look(run_directory: &Path) -> Result<(Option<RunResult>, bool)> {
     // The lease first: it is given back after the result is written.

@@ -54,6 +54,12 @@ impl Bytes {
     /// All classes together.
     #[must_use]
     pub fn total(&self) -> u64 {
+        self.classes().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Every class by name.
+    #[must_use]
+    pub fn classes(&self) -> [(&'static str, u64); 6] {
         let Bytes {
             weights,
             gradients,
@@ -62,7 +68,14 @@ impl Bytes {
             logits,
             workspace,
         } = *self;
-        weights + gradients + moments + activations + logits + workspace
+        [
+            ("weights", weights),
+            ("gradients", gradients),
+            ("moments", moments),
+            ("activations", activations),
+            ("logits", logits),
+            ("workspace", workspace),
+        ]
     }
 }
 

@@ -1,5 +1,7 @@
 //! The learner: everything on the device that training changes, behind one trait that knows no backend.
 
+use std::time::{Duration, Instant};
+
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 
@@ -29,6 +31,18 @@ pub trait Learner {
     /// Clips the accumulated gradient, takes an AdamW step with it and forgets it. A gradient that is not finite is
     /// not applied, nor is anything after it; the [`Reading`] shows it.
     fn update(&mut self, update: Update);
+
+    /// An update of one micro-batch as [`Learner::accumulate`] and [`Learner::update`] do it, timed. It waits for the
+    /// device after each phase, so that each is charged with its own work and no more.
+    ///
+    /// # Errors
+    /// As for [`Learner::drain`].
+    fn timed_update(
+        &mut self,
+        batch: Batch<'_>,
+        weight: f64,
+        update: Update,
+    ) -> Result<Phases, DeviceFault>;
 
     /// Merges the factors into the weights and draws them anew: `W ← W + s·BA`, A drawn, `B ← 0`. Moments stay.
     fn restart(&mut self, step: u64, draws: &dyn Draws);
@@ -68,6 +82,25 @@ pub trait Learner {
     fn memory(&self) -> DeviceMemory;
 }
 
+/// How long the phases of an update took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// The loss. Where the head's operation computes gradients along with the loss, they are in here.
+    pub forward: Duration,
+    /// The gradients, and their sum into those of the update.
+    pub backward: Duration,
+    /// Global norm, clip and AdamW.
+    pub step: Duration,
+}
+
+impl Phases {
+    /// All phases together.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.forward + self.backward + self.step
+    }
+}
+
 /// The loss of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossSum {
@@ -103,6 +136,9 @@ pub(crate) struct LlamaLearner<B: ops::Backend> {
     panics: PanicWatch,
     fault: Option<DeviceFault>,
 }
+
+/// Every parameter as a leaf of the graph, and the loss `[1]` at its root.
+type Lifted<B> = (Llama<Tensor<Autodiff<B>, 2>>, Tensor<Autodiff<B>, 1>);
 
 /// What attaching has fixed.
 struct Attached {
@@ -179,6 +215,91 @@ impl<B: ops::Backend> LlamaLearner<B> {
         }
     }
 
+    /// The network lifted into a graph, and the loss at its end `[1]`.
+    fn forward(&self, batch: Batch<'_>) -> Lifted<B> {
+        let attached = self.attached.as_ref();
+        let dropout = attached.filter(|attached| attached.dropout_share > 0.0);
+        let dropout = dropout.map(|attached| Dropout {
+            share: attached.dropout_share,
+            key: attached.dropout_key,
+            batch_index: batch.index,
+        });
+        let lifted = self.parameters.map(|parameter| {
+            let tensor = Tensor::<Autodiff<B>, 2>::from_inner(parameter.value.clone());
+            if parameter.is_trainable() {
+                tensor.require_grad()
+            } else {
+                tensor
+            }
+        });
+        let loss = forward(&lifted, batch, &self.pass(dropout.as_ref()));
+        (lifted, loss)
+    }
+
+    /// `gradient += weight · ∇ loss`, and the loss remembered with its weight.
+    fn backward(
+        &mut self,
+        lifted: &Llama<Tensor<Autodiff<B>, 2>>,
+        loss: Tensor<Autodiff<B>, 1>,
+        weight: f64,
+    ) {
+        self.losses.push((weight, loss.clone().inner()));
+        let mut gradients = loss.mul_scalar(weight).backward();
+        for (parameter, tensor) in self.parameters.iter_mut().zip(lifted.iter()) {
+            if parameter.is_trainable()
+                && let Some(gradient) = tensor.grad_remove(&mut gradients)
+            {
+                parameter.add_gradient(gradient, &self.placement);
+            }
+        }
+    }
+
+    /// Clips the accumulated gradient and takes an AdamW step with it.
+    fn apply(&mut self, update: Update) -> Result<(), DeviceFault> {
+        let mut trainable: Vec<_> = self
+            .parameters
+            .iter_mut()
+            .filter(|parameter| parameter.is_trainable())
+            .collect();
+        let gradients: Vec<_> = trainable
+            .iter_mut()
+            .map(|parameter| parameter.take_gradient())
+            .collect();
+        let grad_norm = global_norm(&gradients)?;
+        let losses = std::mem::take(&mut self.losses);
+        self.updates.push(PendingReading {
+            step: update.step,
+            losses,
+            grad_norm,
+        });
+        if !grad_norm.is_finite() {
+            self.first_bad_step.get_or_insert(update.step);
+        }
+        if self.first_bad_step.is_some() {
+            return Ok(());
+        }
+        let attach_step = self.attached.as_ref().map_or(0, |attached| attached.step);
+        let AdamW {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+        } = self.adamw;
+        let step = ops::AdamStep {
+            learning_rate: update.learning_rate,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            k: (update.step + 1).saturating_sub(attach_step).max(1),
+            gradient_scale: clip_factor(grad_norm, update.grad_clip),
+        };
+        for (parameter, gradient) in trainable.into_iter().zip(gradients) {
+            adamw(parameter, gradient, step, &self.placement);
+        }
+        Ok(())
+    }
+
     fn find(&self, name: &str) -> Option<(TensorInfo, &Tensor<B, 2>)> {
         self.parameters
             .iter()
@@ -215,85 +336,43 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
 
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
         let _told_by_drain = self.attempt(|learner| {
-            let dropout = learner
-                .attached
-                .as_ref()
-                .filter(|attached| attached.dropout_share > 0.0);
-            let dropout = dropout.map(|attached| Dropout {
-                share: attached.dropout_share,
-                key: attached.dropout_key,
-                batch_index: batch.index,
-            });
-            let lifted = learner.parameters.map(|parameter| {
-                let tensor = Tensor::<Autodiff<B>, 2>::from_inner(parameter.value.clone());
-                if parameter.is_trainable() {
-                    tensor.require_grad()
-                } else {
-                    tensor
-                }
-            });
-            let loss = forward(&lifted, batch, &learner.pass(dropout.as_ref()));
-            learner.losses.push((weight, loss.clone().inner()));
-            let mut gradients = loss.mul_scalar(weight).backward();
-            for (parameter, tensor) in learner.parameters.iter_mut().zip(lifted.iter()) {
-                if parameter.is_trainable()
-                    && let Some(gradient) = tensor.grad_remove(&mut gradients)
-                {
-                    parameter.add_gradient(gradient, &learner.placement);
-                }
-            }
+            let (lifted, loss) = learner.forward(batch);
+            learner.backward(&lifted, loss, weight);
             Ok(())
         });
     }
 
+    fn timed_update(
+        &mut self,
+        batch: Batch<'_>,
+        weight: f64,
+        update: Update,
+    ) -> Result<Phases, DeviceFault> {
+        self.attempt(|learner| {
+            let device = learner.placement.device.clone();
+            let wait = || B::sync(&device).map_err(|error| DeviceFault::new(&error.to_string()));
+            wait()?;
+            let begun = Instant::now();
+            let (lifted, loss) = learner.forward(batch);
+            wait()?;
+            let forward = begun.elapsed();
+            learner.backward(&lifted, loss, weight);
+            drop(lifted);
+            wait()?;
+            let backward = begun.elapsed() - forward;
+            learner.apply(update)?;
+            wait()?;
+            let step = begun.elapsed() - forward - backward;
+            Ok(Phases {
+                forward,
+                backward,
+                step,
+            })
+        })
+    }
+
     fn update(&mut self, update: Update) {
-        let _told_by_drain = self.attempt(|learner| {
-            let mut trainable: Vec<_> = learner
-                .parameters
-                .iter_mut()
-                .filter(|parameter| parameter.is_trainable())
-                .collect();
-            let gradients: Vec<_> = trainable
-                .iter_mut()
-                .map(|parameter| parameter.take_gradient())
-                .collect();
-            let grad_norm = global_norm(&gradients)?;
-            let losses = std::mem::take(&mut learner.losses);
-            learner.updates.push(PendingReading {
-                step: update.step,
-                losses,
-                grad_norm,
-            });
-            if !grad_norm.is_finite() {
-                learner.first_bad_step.get_or_insert(update.step);
-            }
-            if learner.first_bad_step.is_some() {
-                return Ok(());
-            }
-            let attach_step = learner
-                .attached
-                .as_ref()
-                .map_or(0, |attached| attached.step);
-            let AdamW {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-            } = learner.adamw;
-            let step = ops::AdamStep {
-                learning_rate: update.learning_rate,
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-                k: (update.step + 1).saturating_sub(attach_step).max(1),
-                gradient_scale: clip_factor(grad_norm, update.grad_clip),
-            };
-            for (parameter, gradient) in trainable.into_iter().zip(gradients) {
-                adamw(parameter, gradient, step, &learner.placement);
-            }
-            Ok(())
-        });
+        let _told_by_drain = self.attempt(|learner| learner.apply(update));
     }
 
     fn restart(&mut self, step: u64, draws: &dyn Draws) {

@@ -30,7 +30,7 @@ pub use device::{
 };
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;
-pub use learner::{DeviceMemory, Learner, LossSum};
+pub use learner::{DeviceMemory, Learner, LossSum, Phases};
 pub use low_rank::{Base, FactorInit, LowRank, Scaling, merge};
 pub use network::{Network, NetworkError};
 pub use optimizer::{AdamW, Reading, Update};

@@ -20,8 +20,8 @@ use harness::settings::{
 use harness::stop::Stop;
 use models::{
     Batch, DeviceFault, DeviceMemory, Draw, DrawRole, Draws, Learner, LossSum, LowRank,
-    MomentReset, Network, Reading, ResetReport, Scaling, TensorError, TensorInfo, TensorRole,
-    Update,
+    MomentReset, Network, Phases, Reading, ResetReport, Scaling, TensorError, TensorInfo,
+    TensorRole, Update,
 };
 use results::record::{Record, Session};
 use serde_json::Value;
@@ -694,6 +694,15 @@ impl Learner for Observed {
     fn update(&mut self, update: Update) {
         self.inner.update(update);
         self.updates += 1;
+    }
+
+    fn timed_update(
+        &mut self,
+        batch: Batch<'_>,
+        weight: f64,
+        update: Update,
+    ) -> Result<Phases, DeviceFault> {
+        self.inner.timed_update(batch, weight, update)
     }
 
     fn restart(&mut self, step: u64, draws: &dyn Draws) {

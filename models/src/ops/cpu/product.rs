@@ -45,6 +45,12 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// The transposed matrix, without moving anything.
     #[must_use]
     pub fn transposed(self) -> Self {

@@ -1,0 +1,363 @@
+//! `relora bench-step`: how fast this machine trains a network, how much memory that takes, and where the time goes.
+//!
+//! It trains on generated tokens in this very process, on as many threads and with the same allocator as a worker, so that
+//! what it prints is what a run would show.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use models::{Batch, Device, Learner, Network, Phases, Seeded, Update, cost};
+use serde::{Serialize, Serializer};
+
+use super::request::{Request, place};
+use super::{print, print_json};
+use crate::algorithm::MethodSwitches;
+use crate::cli::{BenchStepOptions, SuiteOptions};
+use crate::exit::Exit;
+use crate::matrix::{self, Cell, Surroundings};
+use crate::{suite, worker};
+
+/// Steps before those that count: kernels are compiled and the allocator's pages are fetched in them.
+const WARMUP_STEPS: u64 = 2;
+
+/// Trains the steps and prints the figures.
+///
+/// # Errors
+/// A size, method or value that cannot be, a device that is not there or fails.
+pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
+    let begun = Instant::now();
+    suite::with_training_allocator()?;
+    let cell = cell(&options)?;
+    let (device, precision) = place(&options.place)?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let threads = options.threads.unwrap_or(cores);
+    worker::start_threads(threads)?;
+
+    let (network, rows, length) = (cell.network(), options.batch, options.seq(&cell));
+    let low_rank = MethodSwitches::of(&cell.settings).low_rank;
+    let draws = Seeded { seed: cell.seed };
+    let mut learner = models::learner(
+        &network,
+        &cell.algorithm()?.adamw,
+        device,
+        precision,
+        &draws,
+    )?;
+    if let Some(low_rank) = &low_rank {
+        learner.attach(0, low_rank, &draws);
+    }
+    let mut steps = Steps::new(&network, rows, length, cell.settings.grad_clip);
+    steps.take(&mut *learner)?;
+    let first_step = begun.elapsed();
+    for _ in 1..WARMUP_STEPS {
+        steps.take(&mut *learner)?;
+    }
+    let mut timed = Vec::new();
+    for _ in 0..options.steps {
+        timed.push(steps.take(&mut *learner)?);
+    }
+    // Before anything else is measured, which takes memory of its own.
+    let peak_memory_bytes = learner.memory().peak_bytes;
+    drop(learner);
+
+    let tokens = (rows * length) as f64;
+    let seconds = |of: fn(&Phases) -> Duration| {
+        Spread::of(
+            timed
+                .iter()
+                .map(|phases| of(phases).as_secs_f64())
+                .collect(),
+        )
+    };
+    let step_seconds = seconds(Phases::total);
+    let flops = cost::flops_per_token(&network, low_rank.as_ref(), length);
+    let rates = timed
+        .iter()
+        .map(|phases| tokens / phases.total().as_secs_f64());
+    let tokens_per_second = Spread::of(rates.collect());
+    let measured = Measured {
+        size: cell.size.clone(),
+        method: cell.method.clone(),
+        rank: low_rank.as_ref().map(|low_rank| low_rank.rank),
+        device: device.to_string(),
+        precision: precision.to_string(),
+        threads,
+        batch: rows,
+        sequence_length: length,
+        vocabulary: network.vocabulary,
+        parameters: network.total_parameters(low_rank.as_ref()),
+        steps: options.steps,
+        flops_per_second: tokens_per_second.median * flops,
+        product_flops_per_second: (device == Device::Cpu).then(product_flops_per_second),
+        tokens_per_second,
+        step_seconds,
+        forward_seconds: seconds(|phases| phases.forward).median,
+        backward_seconds: seconds(|phases| phases.backward).median,
+        update_seconds: seconds(|phases| phases.step).median,
+        first_step_seconds: first_step.as_secs_f64(),
+        peak_memory_bytes,
+        planned_bytes: Planned(cost::bytes(
+            &network,
+            low_rank.as_ref(),
+            precision,
+            rows,
+            length,
+        )),
+    };
+    if options.json {
+        print_json(&measured)?;
+    } else {
+        print(&measured.text())?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The cell of a profile that these flags ask for; what it would read is not looked at.
+fn cell(options: &BenchStepOptions) -> anyhow::Result<Cell> {
+    let mut set = options.set.clone();
+    set.push(format!(
+        "sizes=[{}]",
+        toml::Value::from(options.size.clone())
+    ));
+    set.push(format!(
+        "methods=[{}]",
+        toml::Value::from(options.method.clone())
+    ));
+    set.extend(options.rank.map(|rank| format!("rank={rank}")));
+    let suite = SuiteOptions {
+        profile: Some(options.profile.clone()),
+        set,
+        ..SuiteOptions::default()
+    };
+    let profile = Request::new(&suite)?.profile;
+    let cells = matrix::cells(&profile, &Surroundings::without_text(&profile))?;
+    cells.into_iter().next().context("a profile without seeds")
+}
+
+impl BenchStepOptions {
+    fn seq(&self, cell: &Cell) -> usize {
+        self.seq.unwrap_or(cell.settings.sequence_length as usize)
+    }
+}
+
+/// Steps on the same tokens, over and over.
+struct Steps {
+    tokens: Vec<u32>,
+    rows: usize,
+    length: usize,
+    grad_clip: Option<f64>,
+    taken: u64,
+}
+
+impl Steps {
+    fn new(network: &Network, rows: usize, length: usize, grad_clip: Option<f64>) -> Steps {
+        // Scattered over the vocabulary, so that no cache finds a pattern in the rows of the embedding.
+        let token = |position: usize| position.wrapping_mul(2_654_435_761) % network.vocabulary;
+        Steps {
+            tokens: (0..rows * length)
+                .map(|position| token(position) as u32)
+                .collect(),
+            rows,
+            length,
+            grad_clip,
+            taken: 0,
+        }
+    }
+
+    fn take(&mut self, learner: &mut dyn Learner) -> anyhow::Result<Phases> {
+        let batch = Batch {
+            inputs: &self.tokens,
+            targets: &self.tokens,
+            rows: self.rows,
+            length: self.length,
+            index: self.taken,
+        };
+        let update = Update {
+            step: self.taken,
+            learning_rate: 1e-4,
+            grad_clip: self.grad_clip,
+        };
+        self.taken += 1;
+        let phases = learner.timed_update(batch, 1.0 / self.tokens.len() as f64, update)?;
+        learner.drain()?;
+        Ok(phases)
+    }
+}
+
+/// Operations per second of a product of two matrices of 2048 x 2048, the best of several: what no training step on this
+/// processor surpasses.
+fn product_flops_per_second() -> f64 {
+    use models::ops::cpu::product::{Matrix, Threads, product};
+    const WIDTH: usize = 2048;
+    let values: Vec<f32> = (0..WIDTH * WIDTH).map(|index| (index % 7) as f32).collect();
+    let matrix = Matrix::new(&values, WIDTH, WIDTH);
+    let once = |_| {
+        let begun = Instant::now();
+        std::hint::black_box(product(1.0, matrix, matrix, Threads::Pool));
+        begun.elapsed().as_secs_f64()
+    };
+    let fastest = (0..8).map(once).fold(f64::INFINITY, f64::min);
+    2.0 * (WIDTH as f64).powi(3) / fastest
+}
+
+/// The middle of several figures, and the middle half of them.
+#[derive(Debug, PartialEq, Serialize)]
+struct Spread {
+    median: f64,
+    lower_quartile: f64,
+    upper_quartile: f64,
+}
+
+impl Spread {
+    /// Quartiles by linear interpolation; zeros of nothing.
+    fn of(mut values: Vec<f64>) -> Spread {
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * values.len().saturating_sub(1) as f64;
+            let (below, above) = (place.floor() as usize, place.ceil() as usize);
+            match (values.get(below), values.get(above)) {
+                (Some(below), Some(above)) => below + (above - below) * place.fract(),
+                _ => 0.0,
+            }
+        };
+        Spread {
+            median: at(0.5),
+            lower_quartile: at(0.25),
+            upper_quartile: at(0.75),
+        }
+    }
+}
+
+/// What was measured, as `--json` prints it.
+#[derive(Serialize)]
+struct Measured {
+    size: String,
+    method: String,
+    rank: Option<usize>,
+    device: String,
+    precision: String,
+    threads: u64,
+    batch: usize,
+    sequence_length: usize,
+    vocabulary: usize,
+    parameters: u64,
+    steps: u64,
+    tokens_per_second: Spread,
+    step_seconds: Spread,
+    forward_seconds: f64,
+    backward_seconds: f64,
+    update_seconds: f64,
+    /// From the start of the program to the end of its first step.
+    first_step_seconds: f64,
+    /// Those that training needs ([`cost::flops_per_token`]); what is computed twice counts once.
+    flops_per_second: f64,
+    /// Those of a large matrix product; none where it is not measured.
+    product_flops_per_second: Option<f64>,
+    peak_memory_bytes: Option<u64>,
+    planned_bytes: Planned,
+}
+
+/// The memory plan, as an object of its classes.
+struct Planned(cost::Bytes);
+
+impl Serialize for Planned {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.classes())
+    }
+}
+
+impl Measured {
+    fn text(&self) -> String {
+        let rank = self
+            .rank
+            .map_or_else(String::new, |rank| format!(", rank {rank}"));
+        let threads = if self.threads == 1 {
+            "thread"
+        } else {
+            "threads"
+        };
+        let Spread {
+            median,
+            lower_quartile,
+            upper_quartile,
+        } = self.tokens_per_second;
+        let phase = |name: &str, seconds: f64| {
+            let share = 100.0 * seconds / self.step_seconds.median;
+            format!("  {name:<20}{:.1} ms, {share:.0}%\n", seconds * 1e3)
+        };
+        let mut text = format!(
+            "{} {}{rank}: {:.1}M parameters, {} in {}, {} {threads}\n\
+             {} x {} tokens, vocabulary {}; median and middle half of {} after {WARMUP_STEPS}\n\n",
+            self.size,
+            self.method,
+            self.parameters as f64 / 1e6,
+            self.device,
+            self.precision,
+            self.threads,
+            self.batch,
+            self.sequence_length,
+            self.vocabulary,
+            self.steps,
+        );
+        text += &format!(
+            "{:<22}{median:.0} [{lower_quartile:.0}, {upper_quartile:.0}]\n",
+            "tokens per second"
+        );
+        text += &format!("{:<22}{:.1} ms\n", "step", self.step_seconds.median * 1e3);
+        text += &phase("forward", self.forward_seconds);
+        text += &phase("backward", self.backward_seconds);
+        text += &phase("norm, clip, AdamW", self.update_seconds);
+        text += &format!(
+            "{:<22}{:.2} s\n",
+            "first step after", self.first_step_seconds
+        );
+        let share = self
+            .product_flops_per_second
+            .map_or_else(String::new, |ceiling| {
+                let share = 100.0 * self.flops_per_second / ceiling;
+                format!(
+                    ", {share:.0}% of a large matrix product's {:.1}",
+                    ceiling / 1e9
+                )
+            });
+        text += &format!(
+            "{:<22}{:.1}{share}\n",
+            "GFLOP/s",
+            self.flops_per_second / 1e9
+        );
+        if let Some(peak) = self.peak_memory_bytes {
+            text += &format!("{:<22}{}\n", "peak memory", megabytes(peak));
+        }
+        text += &format!(
+            "{:<22}{}\n",
+            "planned",
+            megabytes(self.planned_bytes.0.total())
+        );
+        for (class, bytes) in self.planned_bytes.0.classes() {
+            text += &format!("  {class:<20}{}\n", megabytes(bytes));
+        }
+        text
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quartiles_of_few_figures_lie_between_them() {
+        // type 7 of Hyndman and Fan, as numpy.percentile has it: [1, 2, 4, 8] at 25, 50 and 75
+        let spread = Spread::of(vec![8.0, 1.0, 4.0, 2.0]);
+        let expected = Spread {
+            median: 3.0,
+            lower_quartile: 1.75,
+            upper_quartile: 5.0,
+        };
+        assert_eq!(spread, expected);
+        assert_eq!(Spread::of(vec![7.0]).lower_quartile, 7.0);
+    }
+}
