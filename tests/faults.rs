@@ -442,6 +442,46 @@ fn all_checkpoints_damaged_means_from_the_start() {
     assert_eq!(tables(&world.path("out")), tables(&world.path("good")));
 }
 
+/// What one damaged file does to everything else of a suite: nothing.
+#[test]
+fn a_run_that_cannot_be_read_is_shown_as_such_and_left_as_it_is() {
+    let world = World::new();
+    let arguments = World::suite("out", &["--only", "full,relora"]);
+    world.succeed(&arguments);
+    let run = "out/tiny-relora-seed1";
+    for (file, damage) in [("result.json", "{"), ("metrics.jsonl", "oops\n")] {
+        let path = world.path(run).join(file);
+        let before = fs::read(&path).expect("read");
+        fs::write(&path, damage).expect("written");
+        let reason = format!("{run}/{file}:1:");
+
+        let status = world.succeed(&["status", "out"]);
+        assert_eq!(status.stderr.lines().count(), 1, "{}", status.stderr);
+        let warning = format!("warning: {reason}");
+        assert!(status.stderr.starts_with(&warning), "{}", status.stderr);
+        for part in ["tiny-full-seed1", "complete", "unreadable", &reason] {
+            assert!(status.stdout.contains(part), "{part}: {}", status.stdout);
+        }
+        let tables = world.succeed(&["tables", "out"]);
+        assert!(tables.stderr.contains(&warning), "{}", tables.stderr);
+        let line = format!("- `relora` with seed 1 is left out, since it cannot be read: {reason}");
+        assert!(tables.stdout.contains(&line), "{}", tables.stdout);
+        assert!(tables.stdout.contains("| `full`"), "{}", tables.stdout);
+        world.succeed(&["report", "out"]);
+
+        let again = world.run(&arguments);
+        assert_eq!(again.code, Some(3), "{file}: {again:#?}");
+        assert_eq!(fs::read_to_string(&path).expect("read"), damage, "{file}");
+        fs::write(&path, before).expect("written");
+    }
+    fs::write(world.path(run).join("manifest.json"), "oops").expect("written");
+    let status = world.succeed(&["status", "out"]);
+    assert!(status.stdout.contains("unreadable"), "{}", status.stdout);
+    let again = world.run(&arguments);
+    assert_eq!(again.code, Some(2), "{again:#?}");
+    assert!(again.stderr.contains("manifest.json"), "{}", again.stderr);
+}
+
 /// The worker that a supervisor has started, by the parent that Linux says it has.
 fn worker_of(supervisor: &Child) -> Option<Pid> {
     let parent = format!("PPid:\t{}\n", supervisor.id());
