@@ -6,7 +6,7 @@ mod suite;
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
 use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};
 use results::record::Status;
-use results::render::{csv, json, markdown, write_all};
+use results::render::{csv, json, markdown, number_of, write_all};
 use std::fs;
 use suite::{Suite, evaluation, reset, restart, row, step, stop};
 
@@ -219,6 +219,21 @@ fn one_seed_has_no_interval_and_no_verdict_but_unresolved() {
     // Said once of the size, and in the explanations, and in no cell.
     assert!(report.contains("; one seed each, so no number has an interval (n = 1); "));
     assert_eq!(report.matches("n = 1").count(), 2, "{report}");
+}
+
+#[test]
+fn a_count_agrees_with_its_noun() {
+    assert_eq!(
+        [
+            number_of(0, "run"),
+            number_of(1, "run"),
+            number_of("1,234", "run")
+        ],
+        ["0 runs", "1 run", "1,234 runs"]
+    );
+    let suite = Suite::new();
+    suite.complete("micro", "full", 0, 4.5);
+    assert!(markdown(&suite.read()).contains("1 of 1 run complete.\n"));
 }
 
 #[test]
