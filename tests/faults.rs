@@ -175,21 +175,31 @@ fn an_interrupt_while_the_text_is_prepared_ends_with_the_code_of_what_goes_on() 
     fs::remove_dir_all(lock.with_extension("")).expect("removed");
     let held = fs::File::open(&lock).expect("opened");
     held.lock().expect("locked");
-    let mut command = world.command(&World::suite("out", &[]));
-    let said = world.path("said");
-    command.stderr(fs::File::create(&said).expect("created"));
-    let mut supervisor = command.spawn().expect("it starts");
-    let stderr = || fs::read_to_string(&said).expect("read");
-    patiently(|| {
-        stderr()
-            .contains("waiting for another process")
-            .then_some(())
-    });
-    kill(Pid::from_raw(supervisor.id() as i32), Signal::SIGINT).expect("sent");
-    let status = supervisor.wait().expect("waited for");
-    assert_eq!(status.code(), Some(75), "{}", stderr());
-    let line = "stopped before any training; the same command goes on";
-    assert!(stderr().contains(line), "{}", stderr());
+    for (name, line) in [
+        (
+            "bench-all",
+            "stopped before any training; the same command goes on",
+        ),
+        (
+            "plan",
+            "stopped before the plan was made; the same command makes it",
+        ),
+    ] {
+        let mut command = world.command(&World::tiny(name, &["--out", "out"]));
+        let said = world.path("said");
+        command.stderr(fs::File::create(&said).expect("created"));
+        let mut process = command.spawn().expect("it starts");
+        let stderr = || fs::read_to_string(&said).expect("read");
+        patiently(|| {
+            stderr()
+                .contains("waiting for another process")
+                .then_some(())
+        });
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).expect("sent");
+        let status = process.wait().expect("waited for");
+        assert_eq!(status.code(), Some(75), "{}", stderr());
+        assert!(stderr().contains(line), "{}", stderr());
+    }
     drop(held);
     world.succeed(&World::suite("out", &["--only", "full"]));
 }
