@@ -34,7 +34,10 @@ const CASES: &[Case] = &[
         prepare: NOTHING,
         arguments: "bench-all --profile mine.toml",
         code: 2,
-        says: &["mine.toml", "No such file"],
+        says: &[
+            "profile `mine.toml`: there is no such profile or file",
+            "smoke, laptop",
+        ],
     },
     Case {
         what: "an unknown size",
@@ -122,6 +125,34 @@ const CASES: &[Case] = &[
         says: &["'-1'", "--seeds", "a whole number"],
     },
     Case {
+        what: "a seed that no profile could hold",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --size nano --method lora --seed 9223372036854775808",
+        code: 2,
+        says: &["'9223372036854775808'", "--seed", "9223372036854775807"],
+    },
+    Case {
+        what: "no rank",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --size nano --method lora --rank 0",
+        code: 2,
+        says: &["error: --rank 0: must be"],
+    },
+    Case {
+        what: "a folder to start from that is not there",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --init-from nowhere --method lora",
+        code: 2,
+        says: &["error: --init-from nowhere: ", "no such folder"],
+    },
+    Case {
+        what: "a size whose name could be no folder's",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --size a/b --method lora",
+        code: 2,
+        says: &["error: --size a/b: sizes = [\"a/b\"]: "],
+    },
+    Case {
         what: "a negative alpha",
         prepare: NOTHING,
         arguments: "train --size nano --method relora --alpha -1",
@@ -144,6 +175,34 @@ const CASES: &[Case] = &[
         arguments: "export nowhere model",
         code: 2,
         says: &["nowhere: no such run", "runs/"],
+    },
+    Case {
+        what: "a folder that is no run",
+        prepare: |world| fs::create_dir(world.path("empty")).expect("created"),
+        arguments: "export empty model",
+        code: 2,
+        says: &[
+            "empty: not a run of a suite",
+            "runs/laptop/nano-relora-seed1",
+        ],
+    },
+    Case {
+        what: "a model that is not there",
+        prepare: NOTHING,
+        arguments: "eval nowhere --data corpus.jsonl",
+        code: 2,
+        says: &["nowhere: no such folder", "config.json", "relora export"],
+    },
+    Case {
+        what: "a folder without a model",
+        prepare: |world| fs::create_dir(world.path("empty")).expect("created"),
+        arguments: "eval empty --data corpus.jsonl",
+        code: 2,
+        says: &[
+            "empty: has no config.json",
+            "tokenizer.json",
+            "relora export",
+        ],
     },
     Case {
         what: "a restart at every step",
@@ -278,7 +337,7 @@ const CASES: &[Case] = &[
         prepare: NOTHING,
         arguments: "train --profile smoke --size nano --method lora --rank 65",
         code: 2,
-        says: &["rank = 65", "64"],
+        says: &["--rank 65: size nano: ", "64"],
     },
     Case {
         what: "a corpus that is not there",

@@ -8,7 +8,7 @@ use datasets::{BadLines, IGNORE, Split, Store};
 use harness::algorithm::{Algorithm, MethodSwitches};
 use harness::matrix::{self, Cell, DataKeys, Surroundings};
 use harness::plan::Plan;
-use harness::profile::Profile;
+use harness::profile::{Assignment, Profile};
 use harness::recipe::dialect_names;
 use harness::worker;
 use models::{Batch, Device, Learner, LowRank, Precision, Scaling, Seeded, Update};
@@ -19,8 +19,8 @@ const VOCABULARY: usize = 64;
 
 /// The cell of a method of the profile `smoke` in a dialect, with more assignments behind it.
 fn cell(method: &str, dialect: &str, more: &[&str]) -> Cell {
-    let mut assignments = vec![format!("dialect={dialect}")];
-    assignments.extend(more.iter().map(ToString::to_string));
+    let mut assignments = vec![Assignment::from(format!("dialect={dialect}"))];
+    assignments.extend(more.iter().map(|set| Assignment::from(*set)));
     let profile = Profile::load("smoke", &assignments).expect("the profile loads");
     let surroundings = Surroundings {
         data: DataKeys {

@@ -184,6 +184,8 @@ fn a_plan_says_what_would_run_and_runs_nothing() {
         "FLOPs",
         "moments",
         "4 cells",
+        "\ntime each: full rank's for as many steps, ",
+        "by a short measurement of `tiny`",
         "would go to out",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
@@ -424,6 +426,14 @@ fn the_doctor_says_what_is_here() {
     let checks: Value =
         serde_json::from_str(&world.succeed(&["doctor", "--json"]).stdout).expect("JSON");
     assert!(checks.as_array().expect("a list").len() > 5);
+}
+
+#[test]
+fn a_completion_script_knows_the_names_of_profiles_methods_and_sizes() {
+    let script = World::new().succeed(&["completions", "bash"]).stdout;
+    for name in ["laptop-rates", "relora-no-jagged", "130m", "official-head"] {
+        assert!(script.contains(name), "{name}");
+    }
 }
 
 #[test]

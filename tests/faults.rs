@@ -175,21 +175,31 @@ fn an_interrupt_while_the_text_is_prepared_ends_with_the_code_of_what_goes_on() 
     fs::remove_dir_all(lock.with_extension("")).expect("removed");
     let held = fs::File::open(&lock).expect("opened");
     held.lock().expect("locked");
-    let mut command = world.command(&World::suite("out", &[]));
-    let said = world.path("said");
-    command.stderr(fs::File::create(&said).expect("created"));
-    let mut supervisor = command.spawn().expect("it starts");
-    let stderr = || fs::read_to_string(&said).expect("read");
-    patiently(|| {
-        stderr()
-            .contains("waiting for another process")
-            .then_some(())
-    });
-    kill(Pid::from_raw(supervisor.id() as i32), Signal::SIGINT).expect("sent");
-    let status = supervisor.wait().expect("waited for");
-    assert_eq!(status.code(), Some(75), "{}", stderr());
-    let line = "stopped before any training; the same command goes on";
-    assert!(stderr().contains(line), "{}", stderr());
+    for (name, line) in [
+        (
+            "bench-all",
+            "stopped before any training; the same command goes on",
+        ),
+        (
+            "plan",
+            "stopped before the plan was made; the same command makes it",
+        ),
+    ] {
+        let mut command = world.command(&World::tiny(name, &["--out", "out"]));
+        let said = world.path("said");
+        command.stderr(fs::File::create(&said).expect("created"));
+        let mut process = command.spawn().expect("it starts");
+        let stderr = || fs::read_to_string(&said).expect("read");
+        patiently(|| {
+            stderr()
+                .contains("waiting for another process")
+                .then_some(())
+        });
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).expect("sent");
+        let status = process.wait().expect("waited for");
+        assert_eq!(status.code(), Some(75), "{}", stderr());
+        assert!(stderr().contains(line), "{}", stderr());
+    }
     drop(held);
     world.succeed(&World::suite("out", &["--only", "full"]));
 }
@@ -440,6 +450,46 @@ fn all_checkpoints_damaged_means_from_the_start() {
     }
     world.succeed(&arguments);
     assert_eq!(tables(&world.path("out")), tables(&world.path("good")));
+}
+
+/// What one damaged file does to everything else of a suite: nothing.
+#[test]
+fn a_run_that_cannot_be_read_is_shown_as_such_and_left_as_it_is() {
+    let world = World::new();
+    let arguments = World::suite("out", &["--only", "full,relora"]);
+    world.succeed(&arguments);
+    let run = "out/tiny-relora-seed1";
+    for (file, damage) in [("result.json", "{"), ("metrics.jsonl", "oops\n")] {
+        let path = world.path(run).join(file);
+        let before = fs::read(&path).expect("read");
+        fs::write(&path, damage).expect("written");
+        let reason = format!("{run}/{file}:1:");
+
+        let status = world.succeed(&["status", "out"]);
+        assert_eq!(status.stderr.lines().count(), 1, "{}", status.stderr);
+        let warning = format!("warning: {reason}");
+        assert!(status.stderr.starts_with(&warning), "{}", status.stderr);
+        for part in ["tiny-full-seed1", "complete", "unreadable", &reason] {
+            assert!(status.stdout.contains(part), "{part}: {}", status.stdout);
+        }
+        let tables = world.succeed(&["tables", "out"]);
+        assert!(tables.stderr.contains(&warning), "{}", tables.stderr);
+        let line = format!("- `relora` with seed 1 is left out, since it cannot be read: {reason}");
+        assert!(tables.stdout.contains(&line), "{}", tables.stdout);
+        assert!(tables.stdout.contains("| `full`"), "{}", tables.stdout);
+        world.succeed(&["report", "out"]);
+
+        let again = world.run(&arguments);
+        assert_eq!(again.code, Some(3), "{file}: {again:#?}");
+        assert_eq!(fs::read_to_string(&path).expect("read"), damage, "{file}");
+        fs::write(&path, before).expect("written");
+    }
+    fs::write(world.path(run).join("manifest.json"), "oops").expect("written");
+    let status = world.succeed(&["status", "out"]);
+    assert!(status.stdout.contains("unreadable"), "{}", status.stdout);
+    let again = world.run(&arguments);
+    assert_eq!(again.code, Some(2), "{again:#?}");
+    assert!(again.stderr.contains("manifest.json"), "{}", again.stderr);
 }
 
 /// The worker that a supervisor has started, by the parent that Linux says it has.

@@ -632,7 +632,7 @@ fn what_cannot_be_exported_or_started_from_is_said_in_a_line() {
     for (arguments, says) in [
         ("export out/tiny-full-seed1 new", "no checkpoint"),
         ("export out/tiny-full-seed2 new", "tiny-full-seed2"),
-        ("export out new", "not a suite"),
+        ("export out new", "out: not a run of a suite"),
         ("export out/tiny-full-seed1 exported", "is there already"),
         (
             "export out/tiny-full-seed1 corpus.jsonl",
@@ -681,4 +681,11 @@ fn what_cannot_be_exported_or_started_from_is_said_in_a_line() {
         .filter_map(|entry| entry.expect("an entry").file_name().into_string().ok())
         .find(|name| name.ends_with(".partial"));
     assert_eq!(partial, None);
+    // The tokenizer is that of the prepared text.
+    fs::remove_dir_all(world.path("cache/relora/stores")).expect("removed");
+    let ended = world.run(&["export", "out/tiny-full-seed1", "newer"]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    for part in ["is not there any more", "prepares the text anew"] {
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
 }

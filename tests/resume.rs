@@ -12,7 +12,7 @@ use datasets::{DataSpec, SourceSpec, Store, TokenizerSpec, ValidationSpec};
 use harness::journal::Journal;
 use harness::lease::{Claim, Lease};
 use harness::matrix::{self, Cell, DataKeys, Surroundings};
-use harness::profile::Profile;
+use harness::profile::{Assignment, Profile};
 use harness::run::{self, Outcome};
 use harness::stop::{Reason, Stop};
 use harness::{checkpoint, worker};
@@ -259,9 +259,9 @@ impl Laboratory {
         };
         let store = datasets::prepare(&spec, &world.path("stores"), &mut |_| {}).expect("a store");
         let profile = world.path("tiny.toml");
-        let set: Vec<String> = set
+        let set: Vec<Assignment> = set
             .iter()
-            .map(|assignment| (*assignment).to_owned())
+            .map(|assignment| (*assignment).into())
             .chain(["seeds=[1,2,3]".into()])
             .collect();
         let profile =

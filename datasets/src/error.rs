@@ -59,7 +59,7 @@ pub enum DataError {
         right: &'static str,
     },
     #[error(
-        "the {split} split is empty: {documents} documents were read and the validation share is {share}; give more text or another data.validation_share"
+        "the {split} split is empty (documents read: {documents}, validation share: {share}); give more text or another data.validation_share"
     )]
     EmptySplit {
         split: Split,
@@ -109,8 +109,8 @@ pub enum DataError {
         right: &'static str,
     },
     #[error(
-        "a sequence length of {length} is longer than the corpus allows: the {split} split has {tokens} tokens in {documents} documents, \
-         that is {rows} rows, and one batch needs {needed}; give more text, shorter sequences or a smaller batch"
+        "a sequence length of {length} is longer than the corpus allows: the {split} split is less than one batch \
+         (documents: {documents}, tokens: {tokens}, rows: {rows} of {needed}); give more text, shorter sequences or a smaller batch"
     )]
     TooShort {
         split: Split,

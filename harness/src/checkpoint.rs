@@ -405,22 +405,28 @@ pub fn prune(folder: &Path, newest: usize) -> Result<()> {
 /// # Errors
 /// What the disk says.
 pub fn set_aside(directory: &Path) -> Result<()> {
+    let free = damaged_name(directory);
+    fs::rename(directory, &free).map_err(failed_to("rename", directory))?;
+    Ok(files::sync_directory(files::parent(directory))?)
+}
+
+/// A name that is free, under which to keep what is damaged.
+#[must_use]
+pub fn damaged_name(path: &Path) -> PathBuf {
     let named = |number: u32| {
         let number = if number == 0 {
             String::new()
         } else {
             format!("-{number}")
         };
-        let mut name = directory.as_os_str().to_owned();
+        let mut name = path.as_os_str().to_owned();
         name.push(format!("{DAMAGED}{number}"));
         PathBuf::from(name)
     };
-    let free = (0..)
+    (0..)
         .map(named)
         .find(|path| !path.exists())
-        .unwrap_or_else(|| named(0));
-    fs::rename(directory, &free).map_err(failed_to("rename", directory))?;
-    Ok(files::sync_directory(files::parent(directory))?)
+        .unwrap_or_else(|| named(0))
 }
 
 /// Hash of at most `bytes` bytes of a file from where it stands.

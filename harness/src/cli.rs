@@ -3,14 +3,20 @@
 //! A value that has a form of its own (a device, a budget, `KEY=VALUE`) is parsed here, so that clap names the flag in
 //! the error; what needs a profile to be judged (a size, a method, a key) is judged where the profile is.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args, Parser, Subcommand};
+use models::Network;
+
+use crate::profile::{self, Assignment};
+use crate::recipe;
 
 const EXAMPLES: &str = "\
 Examples:
   relora bench-all                             every method, on text that is already here
-  relora bench-all --profile smoke             the same in seconds, and too short to say anything
+  relora bench-all --profile smoke             each once, as a taste: too short to say anything
   relora bench-all --only relora,full          some of the cells
   relora bench-all --data my-text.jsonl.gz     on a text of your own
   relora plan --profile paper --data c4        what would run and what it would cost
@@ -43,6 +49,7 @@ pub enum Command {
     /// Show what would run: tokens, steps, parameters, FLOPs, memory, time
     Plan(MatrixOptions),
     /// Train one cell by flags
+    #[command(override_usage = TRAIN_USAGE)]
     Train(TrainOptions),
     /// Show how far a suite is
     Status(StatusOptions),
@@ -72,6 +79,10 @@ pub enum Command {
     Calibrate(CalibrateOptions),
 }
 
+const TRAIN_USAGE: &str = "\
+relora train --size <SIZE> --method <METHOD> [OPTIONS]
+       relora train --init-from <DIR> --method <METHOD> [OPTIONS]";
+
 const BENCH_ALL_EXAMPLES: &str = "\
 Exit codes: 0 all cells finished, 2 bad input, 3 some cells failed, 75 stopped (the same command goes on).";
 
@@ -79,7 +90,7 @@ Exit codes: 0 all cells finished, 2 bad input, 3 some cells failed, 75 stopped (
 #[derive(Args, Clone, Debug, Default)]
 pub struct SuiteOptions {
     /// Profile: smoke, laptop, laptop-rates, ablations-laptop, paper, ablations, or a TOML file [default: laptop; paper with CUDA]
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
     pub profile: Option<String>,
     /// Directory of the suite [default: runs/<profile>]
     #[arg(long, value_name = "DIR")]
@@ -94,7 +105,7 @@ pub struct SuiteOptions {
     pub only: Vec<String>,
     /// Override one value of the profile, e.g. size.nano.learning_rate=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
-    pub set: Vec<String>,
+    pub set: Vec<Assignment>,
     /// Seeds, e.g. 1,2,3 or 1-3: every method is trained once with each
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = seeds, allow_negative_numbers = true)]
     pub seeds: Vec<Seeds>,
@@ -152,11 +163,11 @@ pub struct MatrixOptions {
 #[derive(Args, Clone, Debug)]
 pub struct TrainOptions {
     /// Size of the network: nano, micro, mini, 9m, 20m, 35m, 40m, 60m, 71m, 100m, 130m, 250m, 350m, 1b, 3b, 7b
-    #[arg(long, value_name = "SIZE", required_unless_present = "init_from")]
+    #[arg(long, value_name = "SIZE", required_unless_present = "init_from", value_parser = Known(|| Network::names().to_vec()), hide_possible_values = true)]
     pub size: Option<String>,
     /// Method: full, control, lora, low-rank, lora-warm-start, relora, or relora without one of its parts: relora-no-restart,
     /// relora-no-optimizer-reset, relora-no-jagged, relora-no-warm-start, relora-no-rewarmup; or one of the profile's own
-    #[arg(long, value_name = "METHOD", allow_hyphen_values = true)]
+    #[arg(long, value_name = "METHOD", allow_hyphen_values = true, value_parser = Known(recipe::preset_names), hide_possible_values = true)]
     pub method: String,
     /// Start from the LLaMA in this Hugging Face folder, with its tokenizer, instead of from random weights; its shape
     /// is the size's, and its name the size's name where none is given
@@ -177,14 +188,14 @@ pub struct TrainOptions {
     #[arg(long, value_name = "K", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Profile that everything else is taken from [default: laptop; paper with CUDA]
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
     pub profile: Option<String>,
     /// Directory of the suite that the run joins; what cannot be compared with its runs is refused [default: runs/train]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Override one value of the profile; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
-    pub set: Vec<String>,
+    pub set: Vec<Assignment>,
     #[command(flatten)]
     pub place: PlaceOptions,
     #[command(flatten)]
@@ -248,7 +259,7 @@ pub struct SpectraOptions {
 #[derive(Args, Clone, Debug)]
 pub struct ExplainOptions {
     /// Dialect: default, paper-2023-05, official-head or galore-table
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = Known(recipe::dialect_names), hide_possible_values = true)]
     pub dialect: String,
     /// The one to hold beside it
     #[arg(long, value_name = "NAME", default_value = "default")]
@@ -398,18 +409,42 @@ pub struct CalibrateOptions {
     pub threads: u64,
 }
 
+/// Any text, of which a shell completes the names that are known here: others may be a file's, or the profile's own, and who
+/// judges a name says more than a list.
+#[derive(Clone)]
+struct Known(fn() -> Vec<&'static str>);
+
+impl TypedValueParser for Known {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0().into_iter().map(PossibleValue::new)))
+    }
+}
+
 /// `KEY=VALUE`, kept as typed: the profile knows the keys.
-fn assignment(text: &str) -> Result<String, String> {
+fn assignment(text: &str) -> Result<Assignment, String> {
     match text.split_once('=') {
-        Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.into()),
         _ => Err("expected KEY=VALUE, e.g. steps=200".to_owned()),
     }
 }
 
 fn seed(text: &str) -> Result<u64, String> {
-    text.trim()
-        .parse()
-        .map_err(|_| "expected a whole number, 0 or more".to_owned())
+    // A plan and a profile keep them as TOML, which goes no further.
+    const MOST: u64 = i64::MAX as u64;
+    (text.trim().parse().ok())
+        .filter(|seed| *seed <= MOST)
+        .ok_or_else(|| format!("expected a whole number, 0 to {MOST}"))
 }
 
 /// An item of a list of seeds: one, or all from one to another.

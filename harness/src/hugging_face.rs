@@ -62,6 +62,17 @@ impl Config {
     /// A file that is missing or no JSON; a network of another kind, with the entry that makes it so.
     pub fn read(directory: &Path) -> Result<Config, UserError> {
         let path = directory.join(CONFIG);
+        if !path.is_file() {
+            let lacks = if directory.is_dir() {
+                format!("has no {CONFIG}")
+            } else {
+                "no such folder".to_owned()
+            };
+            return Err(UserError::new(format!(
+                "{}: {lacks}; give a folder with {CONFIG}, {WEIGHTS} (or shards) and {TOKENIZER}, as `relora export` makes of a run",
+                directory.display()
+            )));
+        }
         let value: Value = files::read_json(&path, "the configuration of a model")
             .map_err(|error| bad_input(&error))?;
         let entries = Entries {

@@ -6,7 +6,7 @@
 //! comes last. Nothing is written without the [`Lease`], nor after a panic on any thread of the process. Every number that
 //! depends on the machine or the moment is in a field called `seconds`, `*_seconds` or `tokens_per_second`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ use crate::tensorboard::{self, EventFile};
 
 mod look;
 
-use look::open_with_records;
 pub use look::{check, failure, newest_record, records, result};
+use look::{damaged_line, open_with_records};
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const METRICS: &str = "metrics.jsonl";
@@ -132,7 +132,18 @@ impl Journal {
             },
         };
         let path = directory.join(METRICS);
+        let damaged = damaged_line(directory)?;
         let metrics = lease.hold(|| {
+            // Going on cuts it off, which a person may want to look at.
+            if let Some(line) = damaged {
+                let kept = checkpoint::damaged_name(&path);
+                fs::copy(&path, &kept).map_err(failed_to("copy", &path))?;
+                warn(&format!(
+                    "warning: {}:{line}: not a record; kept as {}, and going on from the newest checkpoint before it",
+                    path.display(),
+                    kept.display()
+                ));
+            }
             files::remove_partials(directory)?;
             files::remove_partials(&checkpoint::folder(directory))?;
             files::remove_partials(&checkpoint::factors_folder(directory))?;

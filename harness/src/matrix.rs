@@ -461,6 +461,7 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Assignment;
 
     /// A key that changes what is trained must change what is compared on resume, for every preset; else a suite could be
     /// continued with other numbers.
@@ -476,7 +477,7 @@ mod tests {
             precision: "f32".into(),
             initial: None,
         };
-        let built = |set: &[String]| {
+        let built = |set: &[Assignment]| {
             let profile = Profile::load("smoke", set).expect("loads");
             cells(&profile, &surroundings).expect("cells")
         };
@@ -485,9 +486,9 @@ mod tests {
             &["restarts=false", "jagged=false"],
             &["optimizer_reset=false", "jagged=false"],
         ] {
-            let switches: Vec<String> = switches
+            let switches: Vec<Assignment> = switches
                 .iter()
-                .map(|set| format!("method.relora.{set}"))
+                .map(|set| format!("method.relora.{set}").into())
                 .collect();
             let before = built(&switches);
             for change in [
@@ -511,7 +512,7 @@ mod tests {
                 "evaluate_every=7",
                 "log_every=7",
             ] {
-                let after = built(&[switches.clone(), vec![change.to_owned()]].concat());
+                let after = built(&[switches.clone(), vec![change.into()]].concat());
                 for (old, new) in before.iter().zip(&after) {
                     let algorithm = |cell: &Cell| cell.algorithm().expect("a schedule");
                     if algorithm(old) != algorithm(new) && old.determines() == new.determines() {

@@ -10,6 +10,7 @@ use crate::progress::{duration, thousands};
 use crate::settings::NetworkName;
 use anyhow::Result;
 use models::{Precision, cost};
+use results::render::number_of;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
@@ -326,9 +327,9 @@ impl Plan {
         let used = budget.used(&self.cells, self)?;
         (used > budget.amount()).then(|| {
             format!(
-                "note: the {} cells of this suite by now cost about {} in all, more than its budget {text}: it keeps the steps \
+                "note: the {} of this suite by now cost about {} in all, more than its budget {text}: it keeps the steps \
                  that it was sized to",
-                self.cells.len(),
+                number_of(self.cells.len(), "cell"),
                 match budget {
                     Budget::Time(_) => format!("{} with {} at a time", budget.of(used), self.jobs),
                     Budget::Tokens(_) | Budget::Flops(_) => budget.of(used).to_string(),
@@ -573,8 +574,8 @@ pub fn fit(plan: &mut Plan, budget: Budget, matrix: &[Cell]) -> Result<(), UserE
         }
         let least = budget.of(cost(smallest)?);
         return Err(UserError::new(format!(
-            "budget {budget}: too little for these {} cells; the least is {least} (or fewer cells: --only, --seeds)",
-            plan.cells.len()
+            "budget {budget}: too little for {}; the least is {least} (or fewer cells: --only, --seeds)",
+            number_of(plan.cells.len(), "cell")
         )));
     }
     let scale = Scale { unit, units: fits };
@@ -964,7 +965,7 @@ mod tests {
     fn a_budget_keeps_the_cycles_of_a_cosine() {
         for method in ["full", "lora-warm-start"] {
             let set = [
-                format!("methods=[\"{method}\"]"),
+                format!("methods=[\"{method}\"]").into(),
                 "method.full.schedule=cosine-cycles".into(),
                 "method.full.cycle_steps=500".into(),
             ];

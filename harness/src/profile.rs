@@ -1,7 +1,7 @@
 //! Profiles: TOML files that declare a matrix with its data, tokens and hyper-parameters.
 //!
 //! A profile is read as a list of [`Entry`]s, each a key path with its value and where it was written. The profile that it
-//! extends comes before it, `--set` after it, so that one mechanism carries every layer and a message can name file, line
+//! extends comes before it, what the command line sets after it, so that one mechanism carries every layer and a message can name file, line
 //! and key whoever finds the fault. From least to most specific a key of a run is set by: the defaults, `[settings]`,
 //! `[size.S]`, the method's preset, the dialect, `[method.M]` and `[size.S.method.M]` (those of the preset's name before those
 //! of the method's own), and a bare `--set KEY=VALUE`.
@@ -12,7 +12,8 @@ use crate::recipe::{self, PRESETS};
 use crate::settings::{BaseName, NetworkName, Scope, Setting, Settings, suggestion};
 use models::{LowRank, Network};
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -30,6 +31,12 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("ablations", include_str!("profiles/ablations.toml")),
 ];
 
+/// Names of the profiles that ship inside the binary.
+#[must_use]
+pub fn built_in_names() -> Vec<&'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name).collect()
+}
+
 /// Something in a profile that cannot be; one line that names where, what and what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
@@ -42,7 +49,7 @@ pub enum ProfileError {
         suggestion: String,
     },
     /// The file cannot be read.
-    #[error("profile {}: {error}", .path.display())]
+    #[error("profile {}: cannot be read: {error}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -68,13 +75,9 @@ pub enum ProfileError {
         suggestion: String,
     },
     /// A value that cannot be.
-    #[error("{origin}: {key} = {value}: {why}")]
+    #[error("{value}: {why}")]
     Value {
-        /// File, line and column.
-        origin: String,
-        /// The whole key path.
-        key: String,
-        /// The value as written.
+        /// Where it was written, its key and the value: `own.toml:3:1: settings.rank = 0`, `--rank 0`.
         value: String,
         /// What would be right.
         why: String,
@@ -106,8 +109,67 @@ pub enum ProfileError {
 struct Entry {
     path: Vec<String>,
     value: Value,
-    /// `laptop.toml:12:3` or `--set`.
-    origin: String,
+    origin: Origin,
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq)]
+enum Origin {
+    /// A file, or line and column of one: `laptop.toml:12:3`.
+    File(String),
+    /// The command line: `--set`, or another flag with what was typed, `--rank 0`.
+    Flag(String),
+}
+
+impl Origin {
+    fn is_flag(&self) -> bool {
+        matches!(self, Origin::Flag(_))
+    }
+
+    /// The value of a key as the one who wrote it knows it. A flag that is named like the key says it all.
+    fn value(&self, key: &str, value: &str) -> String {
+        if let Origin::Flag(typed) = self
+            && let Some((flag, _)) = typed.split_once(' ')
+            && flag.trim_start_matches('-').replace('-', "_")
+                == key.rsplit('.').next().unwrap_or(key)
+        {
+            return typed.clone();
+        }
+        format!("{self}: {key} = {value}")
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Origin::File(text) | Origin::Flag(text)) = self;
+        formatter.write_str(text)
+    }
+}
+
+/// A value that the command line lays over the profile, by `--set` or by a flag that stands for a key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// `KEY=VALUE`.
+    pub text: String,
+    origin: Origin,
+}
+
+impl Assignment {
+    /// What a flag sets; `typed` is that flag with its value, which an error about it is to name.
+    #[must_use]
+    pub fn by_flag(typed: impl Into<String>, text: impl Into<String>) -> Assignment {
+        Assignment {
+            text: text.into(),
+            origin: Origin::Flag(typed.into()),
+        }
+    }
+}
+
+/// As `--set` takes it.
+impl<T: Into<String>> From<T> for Assignment {
+    fn from(text: T) -> Assignment {
+        Assignment::by_flag(SET, text)
+    }
 }
 
 impl Entry {
@@ -117,9 +179,7 @@ impl Entry {
 
     fn wrong(&self, why: impl Into<String>) -> ProfileError {
         ProfileError::Value {
-            origin: self.origin.clone(),
-            key: self.key(),
-            value: self.value.to_string(),
+            value: self.origin.value(&self.key(), &self.value.to_string()),
             why: why.into(),
         }
     }
@@ -232,11 +292,11 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Loads a built-in profile by name or a file by path, and lays the `--set` assignments over it.
+    /// Loads a built-in profile by name or a file by path, and lays what the command line sets over it.
     ///
     /// # Errors
     /// An unknown name, an unreadable or malformed file, an unknown key, a value that cannot be.
-    pub fn load(name: &str, assignments: &[String]) -> Result<Profile, ProfileError> {
+    pub fn load(name: &str, assignments: &[Assignment]) -> Result<Profile, ProfileError> {
         let mut entries = Vec::new();
         let stem = read_layer(name, Path::new(""), &mut entries, &mut Vec::new())?;
         for assignment in assignments {
@@ -278,15 +338,15 @@ impl Profile {
                 }
                 [key]
                     if Settings::KEYS.iter().any(|(known, _)| *known == key)
-                        && entry.origin == SET => {}
+                        && entry.origin.is_flag() => {}
                 [key, ..] => {
                     return Err(ProfileError::UnknownKey {
-                        origin: entry.origin.clone(),
+                        origin: entry.origin.to_string(),
                         key: entry.key(),
                         suggestion: if TOP_KEYS.contains(&key) {
                             "must be data.KEY, settings.KEY, size.SIZE.KEY, method.METHOD.KEY or size.SIZE.method.METHOD.KEY"
                                 .into()
-                        } else if entry.origin == SET {
+                        } else if entry.origin.is_flag() {
                             let keys = [
                                 TOP_KEYS.to_vec(),
                                 Settings::KEYS.iter().map(|(key, _)| *key).collect(),
@@ -351,7 +411,7 @@ impl Profile {
             }
             _ => {
                 return Err(ProfileError::UnknownKey {
-                    origin: entry.origin.clone(),
+                    origin: entry.origin.to_string(),
                     key: entry.key(),
                     suggestion: suggestion(key, DATA_KEYS),
                 });
@@ -368,9 +428,7 @@ impl Profile {
         if let Some(seed) = repeated(&seeds) {
             let list = Value::Array(seeds.iter().map(Setting::show).collect());
             return Err(ProfileError::Value {
-                origin: "--seeds".into(),
-                key: "seeds".into(),
-                value: list.to_string(),
+                value: format!("--seeds: seeds = {list}"),
                 why: format!("{seed} is there twice"),
             });
         }
@@ -388,7 +446,7 @@ impl Profile {
                 ["method", method, _] => (None, Some(method)),
                 _ => continue,
             };
-            let set = entry.origin == SET;
+            let set = entry.origin.is_flag();
             for (of_method, name) in [(false, size), (true, method)] {
                 if let Some(why) = name.and_then(|name| name_fault(of_method, name)) {
                     return Err(entry.wrong(why));
@@ -463,13 +521,13 @@ impl Profile {
             return Ok(());
         }
         let near = suggestion(name, names);
-        let suggestion = if entry.origin == SET {
+        let suggestion = if entry.origin.is_flag() {
             format!("profile `{}` runs no {kind} `{name}`; {near}", self.name)
         } else {
             format!("there is no {kind} `{name}`; {near}")
         };
         Err(ProfileError::UnknownKey {
-            origin: entry.origin.clone(),
+            origin: entry.origin.to_string(),
             key: entry.key(),
             suggestion,
         })
@@ -506,16 +564,6 @@ impl Profile {
         self.check_directories()?;
         if let Some(seed) = repeated(&self.seeds) {
             return Err(self.wrong_list("seeds", format!("{seed} is there twice")));
-        }
-        if let Some(seed) = self
-            .seeds
-            .iter()
-            .find(|seed| i64::try_from(**seed).is_err())
-        {
-            return Err(self.wrong_list(
-                "seeds",
-                format!("{seed} is too large: at most {}", i64::MAX),
-            ));
         }
         if !recipe::dialect_names().contains(&self.dialect.as_str()) {
             return Err(unknown("dialect", &self.dialect, &recipe::dialect_names()));
@@ -563,15 +611,12 @@ impl Profile {
 
     fn wrong_list(&self, key: &str, why: String) -> ProfileError {
         let entry = self.entries.iter().rev().find(|entry| entry.path == [key]);
-        let (origin, value) = entry.map_or_else(
-            || (format!("--{key}"), String::new()),
-            |entry| (entry.origin.clone(), entry.value.to_string()),
-        );
-        ProfileError::Value {
-            origin,
-            key: key.into(),
-            value,
-            why,
+        match entry {
+            Some(entry) => entry.wrong(why),
+            None => ProfileError::Value {
+                value: format!("--{key}"),
+                why,
+            },
         }
     }
 
@@ -598,7 +643,7 @@ impl Profile {
                 let mut lists = lists.filter(|entry| entry.path == ["methods"]);
                 match lists.next() {
                     // Where a file lists it, the file and line are what its author looks for.
-                    Some(list) if list.origin != SET && self.methods.iter().any(|it| it == method) => {
+                    Some(list) if !list.origin.is_flag() && self.methods.iter().any(|it| it == method) => {
                         list.wrong(format!(
                             "unknown method `{method}` (one of your own needs `preset` in [method.{method}]): {}",
                             suggestion(method, &known)
@@ -711,8 +756,13 @@ impl Profile {
     #[must_use]
     pub fn origin_of_paths(&self) -> Option<&str> {
         let mut entries = self.entries.iter().rev();
-        let entry = entries.find(|entry| entry.path == ["data", "paths"])?;
-        (entry.origin != SET).then_some(entry.origin.as_str())
+        match &entries
+            .find(|entry| entry.path == ["data", "paths"])?
+            .origin
+        {
+            Origin::File(place) => Some(place),
+            Origin::Flag(_) => None,
+        }
     }
 
     /// Place of a size and a method in the order of tables: that of the profile's own lists, whatever a command asks for of
@@ -726,7 +776,7 @@ impl Profile {
                 .rev()
                 .filter(|entry| entry.path == [key]);
             let (set, written): (Vec<&Entry>, Vec<&Entry>) =
-                lists.partition(|entry| entry.origin == SET);
+                lists.partition(|entry| entry.origin.is_flag());
             let names = written.into_iter().chain(set);
             let names = names.flat_map(|entry| entry.value.as_array().into_iter().flatten());
             let mut names = names.filter_map(Value::as_str);
@@ -979,7 +1029,7 @@ impl Profile {
     }
 }
 
-/// The origin of what the command line sets.
+/// The flag that sets any key.
 const SET: &str = "--set";
 
 /// Keys of the settings with the entries that set them, the last of a key deciding.
@@ -996,7 +1046,8 @@ fn wrong(
     why: String,
 ) -> ProfileError {
     let written = |key: &str| origins.iter().rev().find(|(known, _)| known == key);
-    let from_set = |key: &str| written(key).is_some_and(|(_, entry)| entry.origin == SET);
+    let from_set =
+        |key: &str| written(key).is_some_and(|(_, entry)| entry.origin == Origin::Flag(SET.into()));
     let shown = settings.show().into_iter().find(|(known, _)| *known == key);
     let in_steps = key.ends_with("_steps") || key == "restart_every";
     let way_out = if in_steps && from_set("steps") && !from_set(key) {
@@ -1007,11 +1058,12 @@ fn wrong(
     } else {
         String::new()
     };
-    let entry = written(key).map(|(_, entry)| entry);
+    let shown = shown.map_or_else(String::new, |(_, value)| value.to_string());
     ProfileError::Value {
-        origin: entry.map_or_else(|| format!("{size} {method}"), |entry| entry.origin.clone()),
-        key: entry.map_or_else(|| key.to_owned(), |entry| entry.key()),
-        value: shown.map_or_else(String::new, |(_, value)| value.to_string()),
+        value: match written(key) {
+            Some((_, entry)) => entry.origin.value(&entry.key(), &shown),
+            None => format!("{size} {method}: {key} = {shown}"),
+        },
         why: format!("{why}{way_out}"),
     }
 }
@@ -1063,7 +1115,7 @@ fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
             let near = crate::settings::nearest(key, names.iter().copied())
                 .map_or_else(String::new, |near| format!("did you mean `{near}`? "));
             Err(ProfileError::UnknownKey {
-                origin: entry.origin.clone(),
+                origin: entry.origin.to_string(),
                 key: entry.key(),
                 suggestion: format!("{near}`relora bench-all --print-config` lists all keys"),
             })
@@ -1103,32 +1155,36 @@ fn read_layer(
             .is_some_and(|extension| extension == "toml")
             || path.is_file() =>
         {
-            let text =
-                std::fs::read_to_string(&path).map_err(|error| ProfileError::Unreadable {
-                    path: path.clone(),
-                    error,
-                })?;
             let stem = path.file_stem().map_or_else(
                 || "profile".into(),
                 |stem| stem.to_string_lossy().into_owned(),
             );
+            let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => ProfileError::Unknown {
+                    name: path.display().to_string(),
+                    suggestion: suggestion(&stem, &built_in_names()),
+                },
+                _ => ProfileError::Unreadable {
+                    path: path.clone(),
+                    error,
+                },
+            })?;
             chain.push(path.canonicalize().unwrap_or_else(|_| path.clone()));
             (path.display().to_string(), stem, text)
         }
         None => {
-            let names: Vec<&str> = BUILT_IN.iter().map(|(known, _)| *known).collect();
             let file = format!("{}.toml", path.display());
             return Err(ProfileError::Unknown {
                 name: name.into(),
                 suggestion: if Path::new(&file).is_file() {
                     format!("did you mean the file `{file}`?")
                 } else {
-                    suggestion(name, &names)
+                    suggestion(name, &built_in_names())
                 },
             });
         }
     };
-    let own = parse(&text, &file)?;
+    let own = parse(&text, &Origin::File(file))?;
     if let Some(extends) = own.iter().find(|entry| entry.path == ["extends"]) {
         let base: String = extends.read()?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -1143,25 +1199,25 @@ fn read_layer(
 }
 
 /// `KEY=VALUE`; a value that is not TOML is taken as text, so that names need no quotes.
-fn parse_assignment(assignment: &str) -> Result<Vec<Entry>, ProfileError> {
-    let Some((key, value)) = assignment.split_once('=') else {
+fn parse_assignment(assignment: &Assignment) -> Result<Vec<Entry>, ProfileError> {
+    let Assignment { text, origin } = assignment;
+    let Some((key, value)) = text.split_once('=') else {
         return Err(ProfileError::Malformed {
-            origin: SET.into(),
+            origin: origin.to_string(),
             message: format!(
-                "`{assignment}` must be KEY=VALUE, for instance size.130m.learning_rate=1e-3"
+                "`{text}` must be KEY=VALUE, for instance size.130m.learning_rate=1e-3"
             ),
         });
     };
     let quoted = format!("{key} = {}", Value::String(value.trim().into()));
-    let mut entries = parse(&format!("{key} = {value}"), SET).or_else(|_| parse(&quoted, SET))?;
-    for entry in &mut entries {
-        entry.origin = SET.into();
-    }
-    Ok(entries)
+    parse(&format!("{key} = {value}"), origin).or_else(|_| parse(&quoted, origin))
 }
 
-fn parse(text: &str, file: &str) -> Result<Vec<Entry>, ProfileError> {
+fn parse(text: &str, source: &Origin) -> Result<Vec<Entry>, ProfileError> {
     let origin = |offset: usize| {
+        let Origin::File(file) = source else {
+            return source.clone();
+        };
         let before = &text[..text.floor_char_boundary(offset)];
         let line = before.matches('\n').count() + 1;
         let column = before
@@ -1169,14 +1225,10 @@ fn parse(text: &str, file: &str) -> Result<Vec<Entry>, ProfileError> {
             .next()
             .map_or(0, |tail| tail.chars().count())
             + 1;
-        if file == SET {
-            SET.to_owned()
-        } else {
-            format!("{file}:{line}:{column}")
-        }
+        Origin::File(format!("{file}:{line}:{column}"))
     };
     let table = DeTable::parse(text).map_err(|error| ProfileError::Malformed {
-        origin: origin(error.span().map_or(0, |span| span.start)),
+        origin: origin(error.span().map_or(0, |span| span.start)).to_string(),
         message: error.message().replace('\n', ", "),
     })?;
     let mut entries = Vec::new();
@@ -1187,7 +1239,7 @@ fn parse(text: &str, file: &str) -> Result<Vec<Entry>, ProfileError> {
 fn flatten(
     table: &DeTable<'_>,
     path: &mut Vec<String>,
-    origin: &dyn Fn(usize) -> String,
+    origin: &dyn Fn(usize) -> Origin,
     entries: &mut Vec<Entry>,
 ) -> Result<(), ProfileError> {
     // In the order of the file, which is the order in which a reader meets the faults.
@@ -1200,9 +1252,7 @@ fn flatten(
         } else {
             let origin = origin(key.span().start);
             let read = plain(value.get_ref()).ok_or_else(|| ProfileError::Value {
-                origin: origin.clone(),
-                key: path.join("."),
-                value: "...".into(),
+                value: origin.value(&path.join("."), "..."),
                 why: "must be a text, a number, true, false or a list of these, within 64 bits"
                     .into(),
             })?;
@@ -1267,7 +1317,7 @@ mod tests {
 
     fn error(text: &str, assignments: &[&str]) -> String {
         let (_directory, name) = file(text);
-        let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+        let assignments: Vec<Assignment> = assignments.iter().map(|text| (*text).into()).collect();
         let message = Profile::load(&name, &assignments)
             .expect_err("must be refused")
             .to_string();
@@ -1299,8 +1349,11 @@ mod tests {
     fn every_dialect_loads_with_every_preset_and_changes_something() {
         let methods = format!("methods={:?}", recipe::preset_names());
         let load = |dialect: &str| {
-            Profile::load("laptop", &[methods.clone(), format!("dialect={dialect}")])
-                .expect(dialect)
+            Profile::load(
+                "laptop",
+                &[methods.clone().into(), format!("dialect={dialect}").into()],
+            )
+            .expect(dialect)
         };
         let default = load("default");
         for dialect in recipe::dialect_names() {
@@ -1356,7 +1409,8 @@ mod tests {
         "#;
         let (_directory, name) = file(text);
         let rate = |assignments: &[&str], method: &str| {
-            let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+            let assignments: Vec<Assignment> =
+                assignments.iter().map(|text| (*text).into()).collect();
             let profile = Profile::load(&name, &assignments).expect("loads");
             profile
                 .settings("nano", method)

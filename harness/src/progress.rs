@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use results::record::{Record, RunResult, StepRecord};
+use results::render::number_of;
 
 /// Says something on standard error that stops nothing, whether or not anyone still listens there.
 pub fn warn(text: &str) {
@@ -246,9 +247,9 @@ impl Display {
             drop(all.clear());
         }
         let line = format!(
-            "{} of {} cells done after {}",
+            "{} of {} done after {}",
             self.ended(),
-            self.cells.len(),
+            number_of(self.cells.len(), "cell"),
             duration(self.begun.elapsed())
         );
         self.line(&line);

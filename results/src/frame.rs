@@ -25,11 +25,12 @@ pub struct Run {
     pub row: RowKeys,
     /// How it stands.
     pub status: Status,
-    /// Why it failed; present exactly where the status is [`Status::Failed`] and the worker could say so.
+    /// Why it failed or cannot be read; present exactly where the status is [`Status::Failed`] and the worker could say so, and
+    /// where it is [`Status::Unreadable`].
     pub error: Option<String>,
     /// The processes that worked on it.
     pub sessions: Vec<Session>,
-    /// Its records, in their order in the file.
+    /// Its records, in their order in the file; none of a run that cannot be read as a whole.
     pub records: Vec<Record>,
     /// Its final figures, once it has ended.
     pub result: Option<RunResult>,
@@ -43,7 +44,7 @@ pub struct Runs {
     runs: Vec<Run>,
     /// Order of the methods; a method that is not named comes after those that are.
     methods: Vec<String>,
-    /// Directories, by name, of runs that were claimed or failed before they had a manifest.
+    /// Directories, by name, of runs that were claimed or failed before they had a manifest, or whose manifest cannot be read.
     unopened: BTreeMap<String, Unopened>,
 }
 
@@ -202,8 +203,8 @@ impl Runs {
         runs
     }
 
-    /// Adds the planned runs that have no directory yet, as `pending` (or as failed or running, where a worker got no further
-    /// than that), and takes the order of the methods from the plan. Runs that are not in the plan stay.
+    /// Adds the planned runs that have no directory yet, as `pending` (or as failed, running or unreadable, where
+    /// there is no manifest to go by), and takes the order of the methods from the plan. Runs that are not in the plan stay.
     #[must_use]
     pub fn with_planned(mut self, rows: Vec<RowKeys>) -> Runs {
         let mut methods: Vec<String> = Vec::new();
@@ -260,13 +261,41 @@ impl Runs {
         groups
     }
 
+    /// What of the suite cannot be read, and why: of runs that are rows, and of directories that are none because nobody can tell
+    /// whose they are.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<&str> {
+        let of_runs = self
+            .iter()
+            .filter(|run| run.status == Status::Unreadable)
+            .filter_map(|run| run.error.as_deref());
+        of_runs.chain(self.unplaced()).collect()
+    }
+
+    /// Why directories that are no row of any table cannot be read.
+    pub(crate) fn unplaced(&self) -> impl Iterator<Item = &str> {
+        let is_row = |name: &str| {
+            self.iter().any(|run| {
+                let row = &run.row;
+                run_directory(&row.size, &row.method, row.seed) == name
+            })
+        };
+        self.unopened
+            .iter()
+            .filter(move |(name, unopened)| {
+                unopened.status == Status::Unreadable && !is_row(name.as_str())
+            })
+            .filter_map(|(_, unopened)| unopened.error.as_deref())
+    }
+
     /// How many runs stand at each status, in the order in which a reader wants them; statuses without runs are left out.
     #[must_use]
     pub fn counts(&self) -> Vec<(Status, usize)> {
-        const ORDER: [Status; 7] = [
+        const ORDER: [Status; 8] = [
             Status::Complete,
             Status::Diverged,
             Status::Failed,
+            Status::Unreadable,
             Status::StoppedBudget,
             Status::StoppedInterrupted,
             Status::Running,

@@ -239,6 +239,9 @@ pub enum Status {
     /// Its worker ended with an error.
     #[serde(rename = "failed")]
     Failed,
+    /// Its directory holds something that cannot be read, so that nobody can tell how it stands.
+    #[serde(rename = "unreadable")]
+    Unreadable,
     /// Met the budget's wall-clock guard; can be continued.
     #[serde(rename = "stopped: budget")]
     StoppedBudget,
@@ -261,6 +264,7 @@ impl Status {
             Status::Complete => "complete",
             Status::Diverged => "diverged",
             Status::Failed => "failed",
+            Status::Unreadable => "unreadable",
             Status::StoppedBudget => "stopped: budget",
             Status::StoppedInterrupted => "stopped: interrupted",
             Status::Running => "running",

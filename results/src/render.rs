@@ -10,9 +10,18 @@ pub use json::json;
 pub use markdown::{markdown, spectra};
 
 use crate::frame::Runs;
+use std::fmt::Display;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// A count with what is counted: `1 run`, `2 runs`, `1,234 tokens`.
+#[must_use]
+pub fn number_of(count: impl Display, noun: &str) -> String {
+    let count = count.to_string();
+    let plural = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
 
 /// Why a rendering cannot be written.
 #[derive(Debug, thiserror::Error)]

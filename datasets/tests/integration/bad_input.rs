@@ -178,7 +178,7 @@ fn a_text_too_small_to_divide_says_so() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("split is empty: 1 documents were read"),
+        error.contains("split is empty (documents read: 1, "),
         "{error}"
     );
 }

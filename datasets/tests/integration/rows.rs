@@ -306,8 +306,8 @@ fn a_sequence_longer_than_the_corpus_is_refused_with_the_figures() {
             "{error}"
         );
         assert!(
-            error.contains("100 tokens in 1 documents")
-                && error.contains(&format!("needs {global};")),
+            error.contains("(documents: 1, tokens: 100, rows: ")
+                && error.contains(&format!(" of {global});")),
             "{error}"
         );
     }

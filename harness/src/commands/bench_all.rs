@@ -1,5 +1,8 @@
 //! `relora bench-all`: every cell of a profile, then the tables.
 
+use results::frame::Run;
+use results::record::{Status, run_directory};
+
 use super::request::Request;
 use super::{print, tables};
 use crate::cli::MatrixOptions;
@@ -49,7 +52,21 @@ pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
         false => Err(error),
     })?;
     warn(&format!("\ntables: {}", folder.display()));
+    let is_asked = |run: &Run| {
+        let keys = &run.row;
+        let name = run_directory(&keys.size, &keys.method, keys.seed);
+        planned
+            .asked
+            .cells
+            .iter()
+            .any(|cell| cell.directory() == name)
+    };
+    let unreadable = runs
+        .iter()
+        .any(|run| run.status == Status::Unreadable && is_asked(run));
     Ok(match outcome {
+        // It has ended, but nobody can tell how.
+        SuiteOutcome::Finished if unreadable => Exit::SomeCellsFailed,
         SuiteOutcome::Finished => Exit::Success,
         SuiteOutcome::SomeFailed => Exit::SomeCellsFailed,
         SuiteOutcome::Stopped => Exit::Stopped,

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 
 use datasets::source::crates;
+use results::render::number_of;
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -70,7 +71,7 @@ fn processor() -> Check {
     Check {
         name: "processor",
         usable: true,
-        found: format!("{cores} threads{name}"),
+        found: number_of(cores, "thread") + &name,
         remedy: None,
     }
 }

@@ -12,6 +12,7 @@ use datasets::tokenizer::Tokenizer;
 use datasets::{BadLines, Batches, DataError, Layout, Order, SourceSpec, Split, Store};
 use models::{AdamW, Draw, Draws};
 use rayon::prelude::*;
+use results::render::number_of;
 use serde::Serialize;
 
 use super::request::place;
@@ -74,7 +75,8 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         .min(usize::try_from(targets).unwrap_or(usize::MAX));
     if sequence_length > folder.config.longest_sequence {
         warn(&format!(
-            "note: sequences of {sequence_length} tokens; {} was made for at most {} (max_position_embeddings)",
+            "note: sequences of {}; {} was made for at most {} (max_position_embeddings)",
+            number_of(sequence_length, "token"),
             options.directory.display(),
             folder.config.longest_sequence
         ));
@@ -132,14 +134,14 @@ fn shown(evaluation: &Evaluation) -> String {
         value.map_or_else(|| "not finite".into(), |value| format!("{value:.6}"))
     };
     format!(
-        "loss           {} nats per token\nperplexity     {}\nbits per byte  {}\n\n{} targets in {} documents of {} bytes, sequences of {} tokens\n",
+        "loss           {} nats per token\nperplexity     {}\nbits per byte  {}\n\n{} in {} of {}, sequences of {}\n",
         number(evaluation.loss),
         number(evaluation.perplexity),
         number(evaluation.bits_per_byte),
-        evaluation.targets,
-        evaluation.documents,
-        evaluation.text_bytes,
-        evaluation.sequence_length,
+        number_of(evaluation.targets, "target"),
+        number_of(evaluation.documents, "document"),
+        number_of(evaluation.text_bytes, "byte"),
+        number_of(evaluation.sequence_length, "token"),
     )
 }
 

@@ -43,16 +43,20 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
         return Err(UserError::new(message).into());
     }
     // The plan's store may have been made anew, or be gone, since the run was trained.
-    let store = datasets::Store::open(&plan.store)?;
-    if store.hash() != cell.data.hash {
-        let message = format!(
-            "{} holds another text and tokenizer than {} was trained with",
+    let gone = |what: &str| {
+        UserError::new(format!(
+            "{} {what} {} was trained with",
             plan.store.display(),
             run.display()
-        );
-        return Err(UserError::new(message)
-            .hint("run the command that made the suite again: it prepares the text anew")
-            .into());
+        ))
+        .hint("run the command that made the suite again: it prepares the text anew")
+    };
+    if !plan.store.is_dir() {
+        return Err(gone("is not there any more: the text and tokenizer that").into());
+    }
+    let store = datasets::Store::open(&plan.store)?;
+    if store.hash() != cell.data.hash {
+        return Err(gone("holds another text and tokenizer than").into());
     }
     let model = Model {
         network: cell.network(),
@@ -83,13 +87,18 @@ pub fn run(options: ExportOptions) -> Result<Exit> {
 fn run_directory(named: &Path) -> Result<PathBuf> {
     let below = Path::new(super::RUNS).join(named);
     let found = [named, &below].into_iter().find(|it| it.is_dir());
-    found.map(Path::to_owned).ok_or_else(|| {
-        let message = format!(
-            "{}: no such run; give the directory of one, e.g. runs/laptop/nano-relora-seed1",
+    let refused = |why: &str| {
+        UserError::new(format!(
+            "{}: {why}; give the directory of one, e.g. runs/laptop/nano-relora-seed1",
             named.display()
-        );
-        UserError::new(message).into()
-    })
+        ))
+    };
+    let found = found.ok_or_else(|| refused("no such run"))?;
+    let whole = found.canonicalize().map_err(failed_to("resolve", found))?;
+    if !super::is_suite(files::parent(&whole)) {
+        return Err(refused("not a run of a suite, which holds plan.toml").into());
+    }
+    Ok(found.to_owned())
 }
 
 /// The newest checkpoint that is what was written.

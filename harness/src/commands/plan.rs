@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use models::Precision;
+use results::render::number_of;
 use serde::Serialize;
 
 use super::request::Request;
@@ -165,6 +166,13 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
             row.expected_seconds.map_or_else(|| "?".to_owned(), time),
         ]);
     }
+    let times = plan.calibration.as_ref().map_or_else(String::new, |measured| {
+        format!(
+            "\ntime each: full rank's for as many steps, start-up and evaluation included, by a short measurement of `{}`; another \
+             method may take less or more",
+            measured.size
+        )
+    });
     let footnote = if rows.iter().any(|row| row.memory_stage == WARM_START) {
         "\n* of the warm start at full rank, which takes more than the method's own stage"
     } else {
@@ -176,25 +184,22 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
         "profile {}: {}\n\n{}\n\
          params, trained: parameters held, and those that the optimizer updates in the method's own stage\n\
          memory: weights, gradients, moments, activations and logits of one worker, without the program's own (each by --json)\
-         {footnote}\n\n",
+         {footnote}{times}\n\n",
         request.profile.name,
         request.profile.description,
         aligned(&lines)
     );
     text += &format!(
-        "{} cells, {} tokens, {total_flops:.2e} FLOPs, {} at a time with {} threads each on {} in {}\n",
-        rows.len(),
-        count(total_tokens as f64),
+        "{}, {}, {total_flops:.2e} FLOPs, {} at a time with {} each on {} in {}\n",
+        number_of(rows.len(), "cell"),
+        number_of(count(total_tokens as f64), "token"),
         plan.jobs,
-        plan.threads,
+        number_of(plan.threads, "thread"),
         plan.device,
         plan.precision,
     );
     if let Some(seconds) = plan.expected_seconds() {
-        text += &format!(
-            "about {} in all, start-up and evaluation included, by a short measurement at full rank\n",
-            time(seconds)
-        );
+        text += &format!("about {} in all by that measurement\n", time(seconds));
     }
     text += &format!("would go to {}\n", request.directory.display());
     text

@@ -13,13 +13,14 @@ use datasets::{DataError, DataSpec, SourceSpec, Split, Store, TokenizerSpec, Val
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{Device, Precision, UnknownName};
 use results::record::run_directory;
+use results::render::number_of;
 
 use crate::cli::{PlaceOptions, SuiteOptions};
 use crate::exit::UserError;
 use crate::hugging_face::{self, Folder};
 use crate::matrix::{self, Cell, DataKeys, InitialWeights, Surroundings};
 use crate::plan::{self, Budget, Plan};
-use crate::profile::{Data, InitFrom, Profile};
+use crate::profile::{Assignment, Data, InitFrom, Profile};
 use crate::progress::{thousands, warn};
 use crate::settings::{Documents, suggestion};
 use crate::{calibrate, files, stop, worker};
@@ -64,14 +65,19 @@ impl Request {
         };
         let mut assignments = options.set.clone();
         if let Some(path) = &options.text.data {
-            assignments.push("data.source=path".into());
-            assignments.push(format!(
-                "data.paths={}",
-                toml::Value::Array(vec![shown(path)?])
-            ));
+            let paths = toml::Value::Array(vec![shown(path)?]);
+            for set in ["data.source=path".to_owned(), format!("data.paths={paths}")] {
+                assignments.push(Assignment::by_flag(
+                    format!("--data {}", path.display()),
+                    set,
+                ));
+            }
         }
         if let Some(path) = &options.text.tokenizer {
-            assignments.push(format!("data.tokenizer={}", shown(path)?));
+            assignments.push(Assignment::by_flag(
+                format!("--tokenizer {}", path.display()),
+                format!("data.tokenizer={}", shown(path)?),
+            ));
         }
         let mut profile = Profile::load(&name, &assignments)?;
         if let Some(init_from) = &profile.init_from {
@@ -128,6 +134,14 @@ impl Request {
     /// something else.
     pub fn plan(&self, only_looking: bool) -> anyhow::Result<Planned> {
         let earlier = self.earlier()?;
+        stop::leave_on_signals(
+            if only_looking {
+                "stopped before the plan was made; the same command makes it"
+            } else {
+                "stopped before any training; the same command goes on"
+            },
+            None,
+        )?;
         let (device, precision) = place(&self.place)?;
         let folder = (self.profile.init_from.as_ref())
             .map(|init_from| Folder::open(&init_from.directory))
@@ -390,19 +404,15 @@ impl Request {
             (false, _) => String::new(),
         };
         Ok(Some(format!(
-            "warning: {}: validation is over {} targets{why}: its loss is a rough figure; raise data.validation_tokens or \
+            "warning: {}: validation is over {}{why}: its loss is a rough figure; raise data.validation_tokens or \
              data.validation_share",
             cell.size,
-            thousands(targets)
+            number_of(thousands(targets), "target")
         )))
     }
 
     /// Prepares the token store, or finds it prepared.
     fn store(&self) -> anyhow::Result<Store> {
-        stop::leave_on_signals(
-            "stopped before any training; the same command goes on",
-            None,
-        )?;
         let spec = data_spec(&self.profile.data)?;
         let cache = cache_directory(&self.directory);
         let mut display = Preparation::default();
@@ -815,8 +825,9 @@ impl Preparation {
                 .first()
                 .map_or_else(String::new, |line| format!("; the first: {line}"));
             warn(&format!(
-                "warning: {} of {} lines could not be used{first}",
-                bad.bad, bad.lines
+                "warning: {} of {} could not be used{first}",
+                bad.bad,
+                number_of(bad.lines, "line")
             ));
         }
     }

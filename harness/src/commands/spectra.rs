@@ -17,7 +17,7 @@ use crate::spectra;
 pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
     let suite = suite_directory(options.read.suite.as_deref())?;
     let plan = Plan::read(&suite)?;
-    let complete: Vec<String> = tables::runs(&suite)?
+    let complete: Vec<String> = tables::read(&suite)?
         .iter()
         .filter(|run| run.status == Status::Complete)
         .map(|run| run_directory(&run.row.size, &run.row.method, run.row.seed))

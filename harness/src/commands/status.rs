@@ -23,7 +23,11 @@ pub fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let width = rows.iter().map(|row| row.cell.len()).max().unwrap_or(0);
     let mut text = String::new();
     for row in &rows {
-        let steps = format!("{}/{}", row.update_steps, row.planned_steps);
+        let done = match row.status {
+            Status::Unreadable => "?".to_owned(),
+            _ => row.update_steps.to_string(),
+        };
+        let steps = format!("{done}/{}", row.planned_steps);
         let loss = row
             .validation_loss
             .map_or_else(String::new, |loss| format!("validation loss {loss:.4}"));

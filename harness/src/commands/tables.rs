@@ -12,6 +12,7 @@ use crate::files;
 use crate::lease;
 use crate::matrix::Cell;
 use crate::plan::Plan;
+use crate::progress::warn;
 
 /// Rebuilds the files and prints the tables, or what their columns mean.
 ///
@@ -35,11 +36,25 @@ pub fn run(options: TablesOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The runs of a suite as they stand, those that have not begun included.
+/// The runs of a suite as they stand, those that have not begun included; of those that cannot be read a line each.
 ///
 /// # Errors
-/// A plan or a run directory that cannot be read.
+/// A plan that cannot be read, a directory that cannot be listed, two directories of one run.
 pub(super) fn runs(suite: &Path) -> anyhow::Result<Runs> {
+    let runs = read(suite)?;
+    for reason in runs.unreadable() {
+        warn(&format!(
+            "warning: {reason}; the run is left out of every mean"
+        ));
+    }
+    Ok(runs)
+}
+
+/// The same without a word.
+///
+/// # Errors
+/// Those of [`runs`].
+pub(super) fn read(suite: &Path) -> anyhow::Result<Runs> {
     let plan = Plan::read(suite)?;
     // A lease that cannot be read is not held by anyone that we could name.
     let live = |lease: &Path| {

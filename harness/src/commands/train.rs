@@ -8,6 +8,7 @@ use crate::cli::{Seeds, SuiteOptions, TrainOptions};
 use crate::exit::{Exit, UserError};
 use crate::lengths;
 use crate::matrix::{self, Cell, Surroundings};
+use crate::profile::Assignment;
 use crate::progress::warn;
 use crate::settings::{MOST_STEPS, ScalingName, Scope, Setting, Settings};
 
@@ -21,15 +22,27 @@ const FOLDER: &str = "init";
 pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
     let mut set = options.set;
     // As lists of one they replace the profile's own, and --set may still say more about the cell.
-    let size = options.size.unwrap_or_else(|| {
-        let folder = options.init_from.as_deref();
-        folder.map_or_else(|| FOLDER.to_owned(), size_name)
-    });
+    let init_from = options.init_from.as_deref();
+    let from_folder = init_from.map(|folder| format!("--init-from {}", folder.display()));
+    let (size, from) = match (options.size, &from_folder) {
+        (None, Some(typed)) => (init_from.map(size_name).unwrap_or_default(), typed.clone()),
+        (size, _) => {
+            let size = size.unwrap_or_else(|| FOLDER.to_owned());
+            (size.clone(), format!("--size {size}"))
+        }
+    };
     let method = options.method;
-    set.push(format!("sizes=[{}]", toml::Value::from(size.clone())));
-    set.push(format!("methods=[{}]", toml::Value::from(method.clone())));
-    if let Some(folder) = &options.init_from {
-        set.push(format!("init_from={}", shown(folder)?));
+    let list = |key: &str, name: &str| format!("{key}=[{}]", toml::Value::from(name));
+    set.push(Assignment::by_flag(from, list("sizes", &size)));
+    set.push(Assignment::by_flag(
+        format!("--method {method}"),
+        list("methods", &method),
+    ));
+    if let (Some(folder), Some(typed)) = (init_from, from_folder) {
+        set.push(Assignment::by_flag(
+            typed,
+            format!("init_from={}", shown(folder)?),
+        ));
     }
     let mut suite = SuiteOptions {
         profile: options.profile,
@@ -55,7 +68,8 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         }
         let lengths = proportioned(&suite, &size, steps)?;
         if !lengths.is_empty() {
-            warn(&format!("in proportion: {}", lengths.join(", ")));
+            let shown: Vec<&str> = lengths.iter().map(|it| it.text.as_str()).collect();
+            warn(&format!("in proportion: {}", shown.join(", ")));
         }
         suite.set.splice(0..0, lengths);
     }
@@ -105,14 +119,15 @@ fn scaled(
     rank: Option<u64>,
     alpha: Option<f64>,
 ) -> anyhow::Result<String> {
-    suite.set.extend(rank.map(|rank| format!("rank={rank}")));
+    let given_rank = rank.map(|rank| format!("--rank {rank}"));
+    let given_alpha = alpha.map(|alpha| format!("--alpha {alpha}"));
+    let rank_set = (given_rank.iter().zip(rank))
+        .map(|(typed, rank)| Assignment::by_flag(typed, format!("rank={rank}")));
+    suite.set.extend(rank_set);
     let profile = Request::new(suite)?.profile;
     let settings = profile.settings(size, method)?.0;
     if !settings.low_rank {
-        let flag = match (rank, alpha) {
-            (Some(rank), _) => format!("--rank {rank}"),
-            (None, alpha) => format!("--alpha {}", alpha.unwrap_or_default()),
-        };
+        let flag = given_rank.or(given_alpha).unwrap_or_default();
         let message = format!(
             "{flag}: method `{method}` trains no low-rank factors; leave it out, or choose another --method"
         );
@@ -124,13 +139,14 @@ fn scaled(
     };
     let kept = before.alpha / before.rank as f64;
     // One who sets alpha by its key means it as much as one who gives the flag.
-    let by_key = |set: &String| {
-        let key = set.split('=').next().unwrap_or_default();
-        key.trim().rsplit('.').next() == Some("alpha")
-    };
+    let by_key = |set: &Assignment| section_and_key(&set.text).1 == "alpha";
     let set = suite.set.iter().any(by_key).then_some(settings.alpha);
     let alpha = alpha.or(set).unwrap_or(kept * settings.rank as f64);
-    suite.set.push(format!("alpha={alpha:?}"));
+    if let Some(typed) = given_alpha.or(given_rank.filter(|_| set.is_none())) {
+        suite
+            .set
+            .push(Assignment::by_flag(typed, format!("alpha={alpha:?}")));
+    }
     let rank = settings.rank;
     if settings.scaling == ScalingName::TanhScalar {
         return Ok(format!("rank {rank}; the scale of the product is trained"));
@@ -146,9 +162,10 @@ fn scaled(
 
 /// The assignments that bring the one run of these options, and the stage of `full` that it may begin with, to `steps` steps in
 /// proportion, as [`lengths::in_steps`] does. A length that --set names is the one that is wanted: it is left out.
-fn proportioned(suite: &SuiteOptions, size: &str, steps: u64) -> anyhow::Result<Vec<String>> {
-    let (named, others): (Vec<String>, Vec<String>) = (suite.set.iter().cloned())
-        .partition(|set| lengths::KEYS.contains(&section_and_key(set).1));
+fn proportioned(suite: &SuiteOptions, size: &str, steps: u64) -> anyhow::Result<Vec<Assignment>> {
+    let (named, others): (Vec<Assignment>, Vec<Assignment>) = (suite.set.iter().cloned())
+        .partition(|set| lengths::KEYS.contains(&section_and_key(&set.text).1));
+    let named: Vec<&str> = named.iter().map(|set| set.text.as_str()).collect();
     if let Some(set) = named.iter().find(|set| section_and_key(set).1 == "steps") {
         let message = format!("--steps {steps}: --set {set} says it too; leave one of them out");
         return Err(UserError::new(message).into());
@@ -171,7 +188,7 @@ fn proportioned(suite: &SuiteOptions, size: &str, steps: u64) -> anyhow::Result<
     changed.retain(|length| !named.iter().any(|set| length.is_named_by(set)));
     Ok(changed
         .iter()
-        .map(|length| length.assignment(size))
+        .map(|length| Assignment::by_flag(format!("--steps {steps}"), length.assignment(size)))
         .collect())
 }
 
@@ -272,7 +289,7 @@ mod tests {
             format!("methods=[\"{method}\"]"),
         ];
         let set = set.iter().map(|set| (*set).to_owned());
-        let set: Vec<String> = set.chain(lists).collect();
+        let set: Vec<Assignment> = set.chain(lists).map(Assignment::from).collect();
         let profile = Profile::load(profile, &set).expect("loads");
         let cells = matrix::cells(&profile, &Surroundings::without_text(&profile));
         cells.expect("cells").remove(0)
@@ -285,7 +302,7 @@ mod tests {
         method: &str,
         steps: u64,
         set: &[&str],
-    ) -> anyhow::Result<Vec<String>> {
+    ) -> anyhow::Result<Vec<Assignment>> {
         let lists = [
             format!("sizes=[\"{size}\"]"),
             format!("methods=[\"{method}\"]"),
@@ -293,7 +310,7 @@ mod tests {
         let set = set.iter().map(|set| (*set).to_owned());
         let suite = SuiteOptions {
             profile: Some(profile.to_owned()),
-            set: set.chain(lists).collect(),
+            set: set.chain(lists).map(Assignment::from).collect(),
             ..SuiteOptions::default()
         };
         proportioned(&suite, size, steps)
@@ -304,7 +321,7 @@ mod tests {
         let lengths = proportion(profile, size, method, steps, set).expect(method);
         let all: Vec<&str> = lengths
             .iter()
-            .map(String::as_str)
+            .map(|length| length.text.as_str())
             .chain(set.iter().copied())
             .collect();
         cell(profile, size, method, &all)
@@ -504,12 +521,9 @@ mod tests {
         let path = directory.path().join("paper.toml");
         for set in [&[][..], &["grad_clip=0.5"]] {
             let lengths = proportion("paper", "250m", "relora", 2000, set).expect("lengths");
-            let mut all: Vec<String> = lengths;
-            all.extend(set.iter().map(|set| (*set).to_owned()));
-            all.extend([
-                "sizes=[\"250m\"]".to_owned(),
-                "methods=[\"relora\"]".to_owned(),
-            ]);
+            let mut all = lengths;
+            all.extend(set.iter().map(|set| Assignment::from(*set)));
+            all.extend(["sizes=[\"250m\"]", "methods=[\"relora\"]"].map(Assignment::from));
             let profile = Profile::load("paper", &all).expect("loads");
             std::fs::write(&path, profile.to_toml()).expect("written");
             let printed = Profile::load(&path.to_string_lossy(), &[]).expect("loads");

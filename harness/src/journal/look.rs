@@ -1,7 +1,7 @@
 //! What a run directory says, without a lease and without touching anything: whose it is, how far it is, how it ended, and
 //! whether a checkpoint in it can be gone on from.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -113,6 +113,24 @@ pub fn records(directory: &Path) -> Result<Vec<Record>> {
         records.push(record);
     }
     Ok(records)
+}
+
+/// The first whole line among a run's records that is none, from 1.
+///
+/// # Errors
+/// A file that is there and cannot be read.
+pub(super) fn damaged_line(directory: &Path) -> Result<Option<usize>> {
+    let path = directory.join(METRICS);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(failed_to("read", &path))?,
+    };
+    let is_record = |line: &[u8]| serde_json::from_slice::<Record>(line).is_ok();
+    // What follows the last line end was cut off by a kill.
+    let whole = bytes.split_inclusive(|byte| *byte == b'\n').enumerate();
+    let mut whole = whole.filter(|(_, line)| line.ends_with(b"\n"));
+    let damaged = whole.find(|(_, line)| !is_record(line));
+    Ok(damaged.map(|(index, _)| index + 1))
 }
 
 /// The last whole record of a run, if there is one.

@@ -222,6 +222,33 @@ fn a_run_killed_between_its_last_checkpoint_and_its_result_evaluates_again_and_h
 }
 
 #[test]
+fn damaged_records_are_kept_beside_those_that_a_run_goes_on_with() {
+    let (suite, cell, mut journal) = begun();
+    trained(&mut journal, 1..=2);
+    save(&mut journal, 2, 1, false);
+    trained(&mut journal, 3..=3);
+    drop(journal);
+    let directory = suite.path().join(cell.directory());
+    let mut damaged = fs::read(directory.join(METRICS)).expect("read");
+    damaged.extend(b"oops\n{\"type\":");
+    fs::write(directory.join(METRICS), &damaged).expect("written");
+    let (journal, from) = resume(suite.path(), &cell);
+    assert_eq!(from, Some(2));
+    drop(journal);
+    assert_eq!(records(suite.path(), &cell), [("step", 1), ("step", 2)]);
+    let kept = fs::read(directory.join("metrics.jsonl.damaged")).expect("kept");
+    assert!(kept == damaged);
+    // What a kill leaves behind is no damage.
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(directory.join(METRICS))
+        .expect("open");
+    file.write_all(b"{\"type\":").expect("written");
+    drop(resume(suite.path(), &cell));
+    assert!(!directory.join("metrics.jsonl.damaged-1").exists());
+}
+
+#[test]
 fn a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used() {
     let (suite, cell, mut journal) = begun();
     for step in 1..=3 {

@@ -191,7 +191,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "runs",
         "status",
-        "complete, diverged, failed, stopped: budget, stopped: interrupted, running or pending",
+        "complete, diverged, failed, unreadable, stopped: budget, stopped: interrupted, running or pending",
         "",
     ),
     (
@@ -302,7 +302,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "seeds_unfinished",
-        "seeds that failed, stopped, run or wait",
+        "seeds that failed, stopped, run, wait or cannot be read",
         "1",
     ),
     ("", "seeds", "the complete seeds, ascending", ""),

@@ -1,5 +1,6 @@
 //! From a suite's directory to [`Runs`]: every run with its manifest, its records and, where it has ended, its result.
-//! Nothing is repaired and nothing is left out; what cannot be read is an error with its path and line.
+//! Nothing is repaired and nothing is left out: a run of which a file cannot be read is one with the status `unreadable` and the
+//! reason, its path and line, and the others are read all the same.
 
 use super::{Run, Runs, Unopened};
 use crate::record::{Failure, Manifest, Record, RunResult, SCHEMA, Status};
@@ -10,7 +11,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Why a suite's directory cannot be read.
+/// Why a suite's directory, or a run of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// There is no such directory.
@@ -73,13 +74,13 @@ pub enum FrameError {
 ///
 /// A run's status is that of its `result.json`; without one `running` under a live lease; `failed` where there is a
 /// `failed.json`; `stopped: budget` where its last record says so; `stopped: interrupted` where it has records (it was
-/// interrupted or killed, and can be continued); else `pending`. An incomplete last line of `metrics.jsonl` is what a kill
+/// interrupted or killed, and can be continued); else `pending`. Where a file of it cannot be read or does not hold what it should,
+/// it is `unreadable`. An incomplete last line of `metrics.jsonl` is what a kill
 /// leaves behind, and is ignored.
 ///
 /// # Errors
 ///
-/// A directory that cannot be listed, a file that cannot be read or does not hold what it should, another schema, two
-/// directories of one run.
+/// A directory that cannot be listed, two directories of one run.
 pub fn read(suite_directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Runs, FrameError> {
     if !suite_directory.is_dir() {
         return Err(FrameError::NotASuite {
@@ -90,7 +91,7 @@ pub fn read(suite_directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Runs
     let mut unopened = BTreeMap::new();
     let mut claimed: BTreeMap<(String, String, u64), PathBuf> = BTreeMap::new();
     for directory in directories(suite_directory)? {
-        match read_run(&directory, live)? {
+        match read_run(&directory, live) {
             Found::Run(run) => {
                 let row = &run.row;
                 let key = (row.size.clone(), row.method.clone(), row.seed);
@@ -106,9 +107,8 @@ pub fn read(suite_directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Runs
                 runs.push(*run);
             }
             Found::Unopened(unopened_run) => {
-                if let Some(name) = directory.file_name().and_then(|name| name.to_str()) {
-                    unopened.insert(name.to_owned(), unopened_run);
-                }
+                let name = directory.file_name().unwrap_or_default();
+                unopened.insert(name.to_string_lossy().into_owned(), unopened_run);
             }
             Found::Nothing => {}
         }
@@ -119,7 +119,7 @@ pub fn read(suite_directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Runs
 /// What a directory inside a suite turns out to be.
 enum Found {
     Run(Box<Run>),
-    /// Claimed, or failed, before its manifest was written.
+    /// Claimed, or failed, before its manifest was written; or its manifest cannot be read.
     Unopened(Unopened),
     /// Something else, e.g. the tables.
     Nothing,
@@ -143,36 +143,63 @@ fn directories(suite_directory: &Path) -> Result<Vec<PathBuf>, FrameError> {
     Ok(directories)
 }
 
-fn read_run(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Found, FrameError> {
-    let failure: Option<Failure> = object(
-        &directory.join("failed.json"),
-        "an object with a text `error`",
-    )?;
-    let error = failure.map(|failure| failure.error);
-    let lease = directory.join("lease.json");
-    let running = lease.exists() && live(&lease);
-
-    let Some(manifest) = versioned::<Manifest>(&directory.join("manifest.json"), "a manifest")?
-    else {
-        for file in ["metrics.jsonl", "result.json"] {
-            let path = directory.join(file);
-            if path.exists() {
-                let problem = "stands without a manifest.json, so nobody can tell what was run; remove the directory".to_owned();
-                return Err(FrameError::Contradiction { path, problem });
-            }
-        }
-        return Ok(match (error, running) {
-            (_, true) => Found::Unopened(Unopened {
-                status: Status::Running,
-                error: None,
-            }),
-            (Some(error), false) => Found::Unopened(Unopened {
-                status: Status::Failed,
-                error: Some(error),
-            }),
-            (None, false) => Found::Nothing,
-        });
+fn read_run(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Found {
+    let path = directory.join("manifest.json");
+    let found = match versioned::<Manifest>(&path, "a manifest") {
+        Ok(Some(manifest)) => return Found::Run(Box::new(opened(directory, manifest, live))),
+        Ok(None) => without_manifest(directory, live),
+        Err(error) => Err(error),
     };
+    found.unwrap_or_else(|error| {
+        Found::Unopened(Unopened {
+            status: Status::Unreadable,
+            error: Some(error.to_string()),
+        })
+    })
+}
+
+/// What a directory is in which no run has been begun.
+fn without_manifest(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Found, FrameError> {
+    for file in ["metrics.jsonl", "result.json"] {
+        let path = directory.join(file);
+        if path.exists() {
+            let problem = "stands without a manifest.json, so nobody can tell what was run; remove the directory".to_owned();
+            return Err(FrameError::Contradiction { path, problem });
+        }
+    }
+    let error = failure(directory)?;
+    Ok(match (error, running(directory, live)) {
+        (_, true) => Found::Unopened(Unopened {
+            status: Status::Running,
+            error: None,
+        }),
+        (Some(error), false) => Found::Unopened(Unopened {
+            status: Status::Failed,
+            error: Some(error),
+        }),
+        (None, false) => Found::Nothing,
+    })
+}
+
+/// The run of a manifest. Where any other file of it cannot be read, nothing of what it has done is taken: half of it would pass
+/// for the whole.
+fn opened(directory: &Path, manifest: Manifest, live: &dyn Fn(&Path) -> bool) -> Run {
+    let unreadable = Run {
+        status: Status::Unreadable,
+        sessions: manifest.sessions,
+        ..Run::planned(manifest.row)
+    };
+    match contents(directory, live, unreadable.clone()) {
+        Ok(run) => run,
+        Err(error) => Run {
+            error: Some(error.to_string()),
+            ..unreadable
+        },
+    }
+}
+
+fn contents(directory: &Path, live: &dyn Fn(&Path) -> bool, run: Run) -> Result<Run, FrameError> {
+    let error = failure(directory)?;
     let records: Vec<Record> = lines(
         &directory.join("metrics.jsonl"),
         "one record, an object whose `type` is step, evaluation, restart, reset or stop",
@@ -185,26 +212,34 @@ fn read_run(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Found, Fra
     let status = match (&result, records.last()) {
         (Some(result), _) => result.status,
         // Whoever holds the lease has taken the run up again, whatever an earlier process left behind.
-        (None, _) if running => Status::Running,
+        (None, _) if running(directory, live) => Status::Running,
         (None, _) if error.is_some() => Status::Failed,
         (None, Some(Record::Stop(stop))) if stop.reason == "budget" => Status::StoppedBudget,
         (None, Some(_)) => Status::StoppedInterrupted,
         (None, None) => Status::Pending,
     };
-    let error = if status == Status::Failed {
-        error
-    } else {
-        None
-    };
-    Ok(Found::Run(Box::new(Run {
-        row: manifest.row,
+    Ok(Run {
         status,
-        error,
-        sessions: manifest.sessions,
+        error: error.filter(|_| status == Status::Failed),
         records,
         result,
         spectra,
-    })))
+        ..run
+    })
+}
+
+/// What the last worker failed with.
+fn failure(directory: &Path) -> Result<Option<String>, FrameError> {
+    let failure: Option<Failure> = object(
+        &directory.join("failed.json"),
+        "an object with a text `error`",
+    )?;
+    Ok(failure.map(|failure| failure.error))
+}
+
+fn running(directory: &Path, live: &dyn Fn(&Path) -> bool) -> bool {
+    let lease = directory.join("lease.json");
+    lease.exists() && live(&lease)
 }
 
 /// The one field that every schema has.

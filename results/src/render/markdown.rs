@@ -1,7 +1,7 @@
 //! The tables for people: aligned Markdown that reads as well on a terminal as rendered.
 //!
 //! Digits follow the interval: a number is shown down to the second significant digit of its half-width, and a number that
-//! has no interval says `n = 1`. Everything is taken from the frames, so nothing stands here that is not in the CSV files.
+//! has no interval says `n = 1`, or where none of a size has one, the size does. Everything is taken from the frames, so nothing stands here that is not in the CSV files.
 
 mod spectra;
 
@@ -9,6 +9,7 @@ pub use spectra::spectra;
 
 use crate::frame::{BETTER_ALONE, Runs, UNRESOLVED_DIVERGED, WORSE_ALONE};
 use crate::record::Status;
+use crate::render::number_of;
 use crate::statistics::{Estimate, Interval, LEVEL, SIGNIFICANCE};
 use polars::prelude::{AnyValue, DataFrame};
 use std::fmt::Write;
@@ -42,8 +43,19 @@ pub fn markdown(runs: &Runs) -> String {
     text
 }
 
-/// One line: how many runs stand where.
+/// How many runs stand where, and what stands nowhere.
 fn standing(runs: &Runs) -> String {
+    let mut text = counted(runs);
+    for reason in runs.unplaced() {
+        let _ = write!(
+            text,
+            "\nLeft out, since nobody can tell whose it is: {reason}.\n"
+        );
+    }
+    text
+}
+
+fn counted(runs: &Runs) -> String {
     let counts = runs.counts();
     let all: usize = counts.iter().map(|(_, count)| count).sum();
     if all == 0 {
@@ -64,7 +76,10 @@ fn standing(runs: &Runs) -> String {
     } else {
         format!("; {}", others.join(", "))
     };
-    format!("{complete} of {all} runs complete{others}.\n")
+    format!(
+        "{complete} of {} complete{others}.\n",
+        number_of(all, "run")
+    )
 }
 
 /// The different values of a column, in the order of the runs.
@@ -89,9 +104,16 @@ fn recipe(runs: &[Cells<'_>]) -> String {
         Some(shown.join(" and "))
     };
     let batch = counted("global_batch_size").zip(counted("sequence_length"));
-    let updates = counted("planned_steps").map(|steps| match batch {
-        Some((rows, length)) => format!("{steps} updates of {rows} sequences of {length} tokens"),
-        None => format!("{steps} updates"),
+    let updates = counted("planned_steps").map(|steps| {
+        let updates = number_of(steps, "update");
+        match batch {
+            Some((rows, length)) => format!(
+                "{updates} of {} of {}",
+                number_of(rows, "sequence"),
+                number_of(length, "token")
+            ),
+            None => updates,
+        }
     });
     let tokens = listed("data_hash").map(|hashes| {
         let short: Vec<&str> = hashes
@@ -144,6 +166,20 @@ fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
             format!("**unequal training tokens**, {least} to {most}; ")
         }
     };
+    let mut seeds: Vec<u64> = methods
+        .iter()
+        .filter(complete)
+        .filter_map(|row| row.count("seeds_complete"))
+        .collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    let seeds = match seeds.as_slice() {
+        [1] => "one seed each, so no number has an interval (n = 1); ".to_owned(),
+        [least, .., most] => {
+            format!("**unequal numbers of complete seeds**, {least} to {most}; ")
+        }
+        _ => String::new(),
+    };
     let mut targets: Vec<u64> = runs
         .iter()
         .filter(|run| run.is("status", "complete"))
@@ -153,13 +189,13 @@ fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
     targets.dedup();
     let targets = match targets.as_slice() {
         [targets] => format!(
-            "validation over {} tokens; ",
-            thousands(&targets.to_string())
+            "validation over {}; ",
+            number_of(thousands(&targets.to_string()), "token")
         ),
         _ => String::new(),
     };
     let sentence = format!(
-        "{tokens}{targets}on {} in {}; dialect {}",
+        "{tokens}{seeds}{targets}on {} in {}; dialect {}",
         one_of("device"),
         one_of("precision"),
         one_of("dialect")
@@ -177,10 +213,7 @@ fn perplexity_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {
     let published = rows
         .iter()
         .any(|row| row.text("published_source").is_some());
-    let mut table = Table::new(
-        &["method"],
-        &["seeds", &format!("perplexity [{}]", level())],
-    );
+    let mut table = Table::new(&["method"], &["seeds", &with_interval("perplexity", rows)]);
     if let Some(reference) = &reference {
         table.right(&format!("vs `{reference}`, nats"));
         table.left("verdict (p)");
@@ -230,7 +263,7 @@ fn ablations_section(rows: &[Cells<'_>]) -> String {
         }
         cells.push(
             row.estimate("validation_loss", "seeds_complete")
-                .map(|it| plus_minus(&it, false))
+                .map(|it| row.plus_minus(&it, false))
                 .unwrap_or_default(),
         );
         cells.extend(row.comparison());
@@ -268,7 +301,7 @@ fn throughput_section(rows: &[Cells<'_>]) -> String {
     };
     let mut table = Table::new(&["method"], &["tokens/s"]);
     if let Some(reference) = &reference {
-        table.right(&format!("times `{reference}` [{}]", level()));
+        table.right(&with_interval(&format!("times `{reference}`"), rows));
     }
     table.right(&format!("training, {unit}"));
     table.right(&format!("wall time, {unit}"));
@@ -276,13 +309,13 @@ fn throughput_section(rows: &[Cells<'_>]) -> String {
         let estimate = |name| row.estimate(name, "seeds_complete");
         let time = |name| {
             estimate(name)
-                .map(|it| plus_minus(&scaled(&it, 1.0 / seconds), false))
+                .map(|it| row.plus_minus(&scaled(&it, 1.0 / seconds), false))
                 .unwrap_or_default()
         };
         let mut cells = vec![
             row.name(),
             estimate("tokens_per_second")
-                .map(|it| plus_minus(&it, false))
+                .map(|it| row.plus_minus(&it, false))
                 .unwrap_or_default(),
         ];
         if reference.is_some() {
@@ -313,7 +346,7 @@ fn memory_section(rows: &[Cells<'_>]) -> String {
         &["trained of all", "weights", "optimizer", "peak"],
     );
     if let Some(reference) = &reference {
-        table.right(&format!("times `{reference}` [{}]", level()));
+        table.right(&with_interval(&format!("times `{reference}`"), rows));
     }
     for row in rows {
         let exact = |name| {
@@ -332,7 +365,7 @@ fn memory_section(rows: &[Cells<'_>]) -> String {
             ),
             exact("weight_bytes"),
             exact("optimizer_state_bytes"),
-            peak.map(|it| plus_minus(&scaled(&it, 1.0 / bytes), false))
+            peak.map(|it| row.plus_minus(&scaled(&it, 1.0 / bytes), false))
                 .unwrap_or_default(),
         ];
         if reference.is_some() {
@@ -386,9 +419,14 @@ fn not_complete(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {
     }
     for run in runs {
         if let Some(error) = run.text("error") {
+            let what = if run.is("status", Status::Unreadable.name()) {
+                "is left out, since it cannot be read"
+            } else {
+                "failed"
+            };
             let _ = writeln!(
                 text,
-                "- {} with seed {} failed: {error}.",
+                "- {} with seed {} {what}: {error}.",
                 run.name(),
                 run.count("seed").unwrap_or_default()
             );
@@ -414,13 +452,9 @@ fn differences(rows: &[Cells<'_>]) -> String {
     if tests > 0 {
         let _ = writeln!(
             text,
-            "- p: paired t-test against `{reference}`, adjusted by Holm's method over {tests} {} here; of the same two methods\n  \
+            "- p: paired t-test against `{reference}`, adjusted by Holm's method over {} here; of the same two methods\n  \
              another table gives another p, since it tests them among others.",
-            if tests == 1 {
-                "comparison"
-            } else {
-                "comparisons"
-            }
+            number_of(tests, "comparison")
         );
     }
     let resolved = compared
@@ -520,7 +554,7 @@ fn reference(rows: &[Cells<'_>]) -> Option<String> {
 fn sizes(frame: &DataFrame) -> Vec<String> {
     let mut sizes: Vec<String> = Vec::new();
     for row in 0..frame.height() {
-        let size = Cells { frame, row }.text("size").unwrap_or_default();
+        let size = Cells::new(frame, row).text("size").unwrap_or_default();
         if !sizes.contains(&size) {
             sizes.push(size);
         }
@@ -529,19 +563,42 @@ fn sizes(frame: &DataFrame) -> Vec<String> {
 }
 
 fn rows<'a>(frame: &'a DataFrame, size: &str) -> Vec<Cells<'a>> {
-    (0..frame.height())
-        .map(|row| Cells { frame, row })
+    let mut rows: Vec<Cells<'a>> = (0..frame.height())
+        .map(|row| Cells::new(frame, row))
         .filter(|row| row.is("size", size))
-        .collect()
+        .collect();
+    let several = rows.iter().any(|row| row.count("seeds_complete") > Some(1));
+    rows.iter_mut().for_each(|row| row.several = several);
+    rows
 }
 
 /// A row of a frame, read by the names of its columns.
 struct Cells<'a> {
     frame: &'a DataFrame,
     row: usize,
+    /// Whether a method of the size has several seeds, so that a number of one must say so.
+    several: bool,
+}
+
+impl<'a> Cells<'a> {
+    fn new(frame: &'a DataFrame, row: usize) -> Cells<'a> {
+        Cells {
+            frame,
+            row,
+            several: false,
+        }
+    }
 }
 
 impl Cells<'_> {
+    fn plus_minus(&self, estimate: &Estimate, signed: bool) -> String {
+        marked(plus_minus(estimate, signed), estimate, self.several)
+    }
+
+    fn bracketed(&self, estimate: &Estimate) -> String {
+        marked(bracketed(estimate), estimate, self.several)
+    }
+
     fn value(&self, column: &str) -> AnyValue<'_> {
         self.frame
             .column(column)
@@ -601,7 +658,7 @@ impl Cells<'_> {
     /// The estimate with its interval in brackets or, where no seed is complete, how the seeds stand.
     fn headline(&self, column: &str) -> String {
         match self.estimate(column, "seeds_complete") {
-            Some(estimate) => bracketed(&estimate),
+            Some(estimate) => self.bracketed(&estimate),
             None => self
                 .text("status")
                 .filter(|status| status.chars().count() <= WIDEST_STATUS)
@@ -619,7 +676,7 @@ impl Cells<'_> {
             Some(p) => format!("{verdict} ({})", probability(p)),
             None => verdict,
         };
-        [plus_minus(&difference, true), verdict]
+        [self.plus_minus(&difference, true), verdict]
     }
 
     fn ratio(&self, column: &str) -> String {
@@ -629,7 +686,7 @@ impl Cells<'_> {
             self.number(&format!("{column}_low")),
             self.number(&format!("{column}_high")),
         ) {
-            (Some(point), Some(low), Some(high)) => bracketed(&Estimate {
+            (Some(point), Some(low), Some(high)) => self.bracketed(&Estimate {
                 point,
                 standard_error: None,
                 interval: Some(Interval {
@@ -639,7 +696,7 @@ impl Cells<'_> {
                 }),
                 n: 2,
             }),
-            (Some(point), _, _) => bracketed(&Estimate {
+            (Some(point), _, _) => self.bracketed(&Estimate {
                 point,
                 standard_error: None,
                 interval: None,
@@ -702,7 +759,25 @@ fn decimals(half_width: f64) -> Option<usize> {
     Some((first + 1.0).clamp(0.0, 6.0) as usize)
 }
 
-/// `4.577 ± 0.023`, or `4.577 (n = 1)`.
+/// A heading of numbers with their intervals in brackets, if there are any.
+fn with_interval(heading: &str, rows: &[Cells<'_>]) -> String {
+    if rows.iter().any(|row| row.several) {
+        format!("{heading} [{}]", level())
+    } else {
+        heading.to_owned()
+    }
+}
+
+/// An estimate as it is shown, with `(n = 1)` where it has no interval and others of its table may have one.
+fn marked(text: String, estimate: &Estimate, several: bool) -> String {
+    if several && estimate.interval.is_none() {
+        text + " (n = 1)"
+    } else {
+        text
+    }
+}
+
+/// `4.577 ± 0.023`, or without an interval `4.577`.
 fn plus_minus(estimate: &Estimate, signed: bool) -> String {
     let sign = if signed && estimate.point > 0.0 {
         "+"
@@ -717,11 +792,11 @@ fn plus_minus(estimate: &Estimate, signed: bool) -> String {
             }
             None => format!("{sign}{} ± 0", significant(estimate.point)),
         },
-        None => format!("{sign}{} (n = 1)", significant(estimate.point)),
+        None => format!("{sign}{}", significant(estimate.point)),
     }
 }
 
-/// `97.2 [95.1, 99.4]`, or `97.20 (n = 1)`: for intervals that are not symmetric.
+/// `97.2 [95.1, 99.4]`, or without an interval `97.20`: for intervals that are not symmetric.
 fn bracketed(estimate: &Estimate) -> String {
     match &estimate.interval {
         Some(interval) => {
@@ -733,7 +808,7 @@ fn bracketed(estimate: &Estimate) -> String {
             let [point, low, high] = [estimate.point, interval.low, interval.high].map(number);
             format!("{point} [{low}, {high}]")
         }
-        None => format!("{} (n = 1)", significant(estimate.point)),
+        None => significant(estimate.point),
     }
 }
 
@@ -921,15 +996,16 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_is_shown_as_such() {
+    fn one_seed_is_shown_as_such_beside_several() {
         let one = Estimate {
             point: 97.234_5,
             standard_error: None,
             interval: None,
             n: 1,
         };
-        assert_eq!(plus_minus(&one, false), "97.23 (n = 1)");
-        assert_eq!(bracketed(&one), "97.23 (n = 1)");
+        assert_eq!([plus_minus(&one, false), bracketed(&one)], ["97.23"; 2]);
+        let shown = |several| marked(bracketed(&one), &one, several);
+        assert_eq!([shown(true), shown(false)], ["97.23 (n = 1)", "97.23"]);
     }
 
     #[test]

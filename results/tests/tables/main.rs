@@ -6,7 +6,7 @@ mod suite;
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
 use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};
 use results::record::Status;
-use results::render::{csv, json, markdown, write_all};
+use results::render::{csv, json, markdown, number_of, write_all};
 use std::fs;
 use suite::{Suite, evaluation, reset, restart, row, step, stop};
 
@@ -212,11 +212,47 @@ fn one_seed_has_no_interval_and_no_verdict_but_unresolved() {
     assert_eq!(number(&frame, "relora", "validation_loss_low"), None);
     assert_eq!(number(&frame, "relora", "difference_p"), None);
     assert_eq!(text(&frame, "relora", "verdict"), "unresolved");
-    assert!(
-        markdown(&runs).contains("99.48 (n = 1)"),
-        "exp(4.6) = 99.48\n{}",
-        markdown(&runs)
+    // exp(4.6) = 99.48
+    let row = "| `relora` | 1 of 1 |      99.48 |";
+    let report = markdown(&runs);
+    assert!(report.contains(row), "{report}");
+    // Said once of the size, and in the explanations, and in no cell.
+    assert!(report.contains("; one seed each, so no number has an interval (n = 1); "));
+    assert_eq!(report.matches("n = 1").count(), 2, "{report}");
+}
+
+#[test]
+fn a_count_agrees_with_its_noun() {
+    assert_eq!(
+        [
+            number_of(0, "run"),
+            number_of(1, "run"),
+            number_of("1,234", "run")
+        ],
+        ["0 runs", "1 run", "1,234 runs"]
     );
+    let suite = Suite::new();
+    suite.complete("micro", "full", 0, 4.5);
+    assert!(markdown(&suite.read()).contains("1 of 1 run complete.\n"));
+}
+
+#[test]
+fn methods_with_unequal_numbers_of_seeds_are_said_to_be_so() {
+    let suite = Suite::new();
+    for (seed, loss) in [(0, 4.50), (1, 4.55), (2, 4.47)] {
+        suite.complete("micro", "full", seed, loss);
+    }
+    suite.complete("micro", "relora", 0, 4.6);
+    let report = markdown(&suite.read());
+    assert!(
+        report.contains("; **unequal numbers of complete seeds**, 1 to 3; "),
+        "{report}"
+    );
+    assert!(report.contains("99.48 (n = 1)"), "{report}");
+    for seed in [1, 2] {
+        suite.complete("micro", "relora", seed, 4.6);
+    }
+    assert!(!markdown(&suite.read()).contains("unequal"));
 }
 
 /// Differences of 0.02, 0.03 and 0.04: t = 0.03 / (0.01 / sqrt 3) = 5.196, two-sided p with two degrees of freedom 0.0351,
@@ -430,13 +466,76 @@ fn an_incomplete_last_line_is_ignored() {
     assert_eq!(suite.read().curves().height(), 1);
 }
 
+/// The suite's own folder is another one each time.
+fn in_suite(text: &str, suite: &Suite) -> String {
+    text.replace(&suite.path().display().to_string(), "SUITE")
+}
+
+/// Why the one run that cannot be read cannot.
 fn error(suite: &Suite) -> String {
-    match read(suite.path(), &|_| true) {
-        Ok(_) => panic!("the suite was read"),
-        Err(error) => error
-            .to_string()
-            .replace(&suite.path().display().to_string(), "SUITE"),
+    let runs = suite.read();
+    let [reason] = runs.unreadable()[..] else {
+        panic!("not one: {:?}", runs.unreadable())
+    };
+    in_suite(reason, suite)
+}
+
+/// Whichever of its files is damaged, a run is neither averaged in nor left out in silence, and the others stand.
+#[test]
+fn a_run_that_cannot_be_read_is_a_row_and_part_of_no_mean() {
+    for (file, damage) in [
+        ("result.json", "{\"schema\": 1, "),
+        ("metrics.jsonl", "{\"type\":\"step\"}\n"),
+        ("failed.json", "oops"),
+        ("manifest.json", "oops"),
+    ] {
+        let suite = ordinary();
+        suite.file("micro-relora-seed1", file, damage);
+        let runs = suite.read().with_planned(ordinary_plan());
+        let frame = runs.perplexity();
+        assert_eq!(text(&frame, "full", "seeds"), "0 1 2", "{file}");
+        assert_eq!(text(&frame, "relora", "seeds"), "0 2", "{file}");
+        assert_eq!(
+            text(&frame, "relora", "status"),
+            "unreadable (1 of 3)",
+            "{file}"
+        );
+        assert_eq!(runs.runs().height(), 12, "{file}");
+        assert_eq!(
+            runs.counts(),
+            [(Status::Complete, 11), (Status::Unreadable, 1)]
+        );
+        let reason = error(&suite);
+        assert!(
+            reason.starts_with(&format!("SUITE/micro-relora-seed1/{file}:1:")),
+            "{reason}"
+        );
+        let report = in_suite(&markdown(&runs), &suite);
+        let line =
+            format!("- `relora` with seed 1 is left out, since it cannot be read: {reason}.\n");
+        assert!(report.contains(&line), "{report}");
+        assert!(
+            report.contains("11 of 12 runs complete; 1 unreadable."),
+            "{report}"
+        );
+        let left = fs::read_to_string(suite.path().join("micro-relora-seed1").join(file));
+        assert_eq!(left.expect("it is still there"), damage);
     }
+}
+
+/// Nobody can tell which run it is where the plan knows none of that name.
+#[test]
+fn a_directory_that_is_no_row_and_cannot_be_read_is_named_in_the_report() {
+    let suite = ordinary();
+    suite.file("micro-relora-seed1-old", "manifest.json", "oops");
+    let runs = suite.read().with_planned(ordinary_plan());
+    assert_eq!(runs.counts(), [(Status::Complete, 12)]);
+    let report = in_suite(&markdown(&runs), &suite);
+    let line = format!(
+        "Left out, since nobody can tell whose it is: {}.\n",
+        error(&suite)
+    );
+    assert!(report.contains(&line), "{report}");
 }
 
 #[test]
@@ -499,7 +598,7 @@ fn another_schema_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn contradictions_and_duplicates_are_refused() {
+fn contradictions_are_unreadable_and_duplicates_refused() {
     let suite = Suite::new();
     suite.complete("micro", "full", 0, 4.5);
     let directory = suite.path().join("micro-full-seed0");
@@ -507,8 +606,9 @@ fn contradictions_and_duplicates_are_refused() {
     fs::create_dir(&copy).expect("the copy can be made");
     fs::copy(directory.join("manifest.json"), copy.join("manifest.json"))
         .expect("the file can be copied");
+    let refused = read(suite.path(), &|_| true).expect_err("one run twice");
     assert_eq!(
-        error(&suite),
+        in_suite(&refused.to_string(), &suite),
         "SUITE/micro-full-seed0 and SUITE/micro-full-seed0-copy are both micro full with seed 0; move one of them out of the suite"
     );
     fs::remove_file(copy.join("manifest.json")).expect("the file can be removed");

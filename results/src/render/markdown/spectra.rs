@@ -1,6 +1,6 @@
 //! What `relora spectra` prints: the paper's count of small singular values and the effective rank of the updates.
 
-use super::{Table, plus_minus};
+use super::{Table, marked, plus_minus};
 use crate::frame::{MeasuredAlike, Run, Runs};
 use crate::spectra::Spectrum;
 use crate::statistics::mean_interval;
@@ -32,7 +32,12 @@ pub fn spectra(runs: &Runs) -> String {
              warm start, or where that step is 0 the one that the run began with. Rows of different steps are updates of \
              different length, and no mean is over both. `{matrix}` has {total} singular values in all layers together.\n\
              - Angles lie between what one product and the one before it write to: 90 degrees where a restart found new \
-             directions only. Mean over seeds ± half of its 95% interval.\n"
+             directions only. {}\n",
+            if several(rows) {
+                "Mean over seeds ± half of its 95% interval."
+            } else {
+                "One seed each, so no number has an interval (n = 1)."
+            }
         );
     }
     text
@@ -70,6 +75,10 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     mean_interval(&values).map(|estimate| estimate.point)
 }
 
+fn several(rows: &[MeasuredAlike<'_>]) -> bool {
+    rows.iter().any(|row| row.runs.len() > 1)
+}
+
 fn table(rows: &[MeasuredAlike<'_>], figure: Figure) -> Table {
     let first = rows.first().and_then(|row| row.runs.first());
     let matrices = first.map(|run| run.matrices()).unwrap_or_default();
@@ -82,7 +91,7 @@ fn table(rows: &[MeasuredAlike<'_>], figure: Figure) -> Table {
             let estimate = mean_interval(&of_seeds.collect::<Vec<f64>>());
             cells.push(
                 estimate
-                    .map(|estimate| plus_minus(&estimate, false))
+                    .map(|estimate| marked(plus_minus(&estimate, false), &estimate, several(rows)))
                     .unwrap_or_default(),
             );
         }
