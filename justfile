@@ -53,6 +53,17 @@ check:
 bench *OPTIONS:
     cargo bench --workspace --bench '*' --profile dev -- {{OPTIONS}}
 
+# tokens per second, memory and time to the first step beside PyTorch's, in turn; about an hour (needs Python; a large download)
+bench-peers *OPTIONS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build -p harness
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    environment="$target/bench-peers"
+    [ -x "$environment/bin/python" ] || python3 -m venv "$environment"
+    "$environment/bin/pip" install --quiet --requirement tests/peers/requirements.txt
+    "$environment/bin/python" tests/peers/compare.py "$target/debug/relora" {{OPTIONS}}
+
 # one Markdown file about the suite that was worked on last
 report *OPTIONS:
     cargo relora report {{OPTIONS}}

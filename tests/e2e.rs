@@ -25,6 +25,7 @@ fn help_reads_as_it_did() {
         "explain",
         "export",
         "eval",
+        "bench-step",
         "doctor",
         "completions",
     ] {
@@ -660,4 +661,72 @@ fn a_suite_sized_to_a_time_is_complete_at_its_end() {
         complete
     };
     assert!(["once", "twice", "thrice"].iter().any(completes));
+}
+
+/// What `bench-step` prints hangs together, and the operations of a token are those of the network by hand.
+#[test]
+fn bench_step_measures_what_it_says() {
+    let world = World::new();
+    let arguments = [
+        "bench-step",
+        "--size",
+        "nano",
+        "--method",
+        "relora",
+        "--profile",
+        "laptop",
+        "--batch",
+        "2",
+        "--seq",
+        "32",
+        "--steps",
+        "3",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--json",
+    ];
+    let measured: Value = serde_json::from_str(&world.succeed(&arguments).stdout).expect("JSON");
+    let number = |pointer: &str| {
+        measured
+            .pointer(pointer)
+            .and_then(Value::as_f64)
+            .expect("a number")
+    };
+    // nano, rank 8, vocabulary 2048, length 32: 2 blocks of 4·64² + 3·64·176 weights, frozen (4 each); their factors of
+    // 8·(4·(64 + 64) + 3·(64 + 176)), trained (6 each); the head (6 each); attention, 6·length·width a block
+    let blocks = 2.0 * (4.0 * 64.0 * 64.0 + 3.0 * 64.0 * 176.0);
+    let factors = 2.0 * 8.0 * (4.0 * 128.0 + 3.0 * 240.0);
+    let flops = 4.0 * blocks + 6.0 * factors + 6.0 * 2048.0 * 64.0 + 2.0 * 6.0 * 32.0 * 64.0;
+    let found = number("/flops_per_second") / number("/tokens_per_second/median");
+    assert!((found / flops - 1.0).abs() < 1e-9, "{found} {flops}");
+    let step = number("/step_seconds/median");
+    let rate = number("/tokens_per_second/median") * step / 64.0;
+    assert!(
+        (rate - 1.0).abs() < 1e-9,
+        "an odd number of steps has one in the middle: {rate}"
+    );
+    for phase in ["/forward_seconds", "/backward_seconds", "/update_seconds"] {
+        assert!(
+            number(phase) > 0.0 && number(phase) < number("/first_step_seconds"),
+            "{phase}"
+        );
+    }
+    assert!(number("/peak_memory_bytes") > number("/planned_bytes/moments"));
+    for (arguments, expected) in [
+        (
+            &["--size", "nano", "--method", "full", "--rank", "4"][..],
+            "--rank 4: method `full` trains no low-rank factors",
+        ),
+        (&["--size", "9x", "--method", "full"], "unknown size `9x`"),
+        (
+            &["--size", "nano", "--method", "full", "--steps", "0"],
+            "expected a whole number",
+        ),
+    ] {
+        let ended = world.run(&[&["bench-step"], arguments].concat());
+        assert_eq!(ended.code, Some(2), "{arguments:?}");
+        assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    }
 }

@@ -83,6 +83,17 @@ impl MethodSwitches {
     }
 }
 
+/// The optimizer's constants.
+#[must_use]
+pub fn adamw(settings: &Settings) -> AdamW {
+    AdamW {
+        beta1: settings.beta1,
+        beta2: settings.beta2,
+        epsilon: settings.epsilon,
+        weight_decay: settings.weight_decay,
+    }
+}
+
 /// The shape of a schedule that is not jagged.
 fn smooth(name: ScheduleName, span: u64, cycle: u64) -> Shape {
     match name {
@@ -160,12 +171,7 @@ impl Algorithm {
             steps: settings.steps,
             warm_start_steps,
             schedule,
-            adamw: AdamW {
-                beta1: settings.beta1,
-                beta2: settings.beta2,
-                epsilon: settings.epsilon,
-                weight_decay: settings.weight_decay,
-            },
+            adamw: adamw(settings),
             low_rank,
             restarts: events(settings.restarts, settings.restart_every),
             resets: events(settings.optimizer_reset, settings.cycle()),

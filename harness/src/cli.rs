@@ -348,7 +348,7 @@ pub struct BenchStepOptions {
     pub profile: String,
     /// Override one value of the profile, e.g. data.vocabulary=4096; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
-    pub set: Vec<String>,
+    pub set: Vec<Assignment>,
     /// Compute threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = jobs)]
     pub threads: Option<u64>,

@@ -164,6 +164,25 @@ pub fn cells(profile: &Profile, surroundings: &Surroundings) -> Result<Vec<Cell>
     Ok(cells)
 }
 
+/// The settings of a method at a size, and the network that it trains at a vocabulary.
+///
+/// # Errors
+/// A value that cannot be, with where it was written.
+pub fn resolved(
+    profile: &Profile,
+    size: &str,
+    method: &str,
+    vocabulary: u64,
+) -> Result<(Settings, Network), ProfileError> {
+    let (settings, mut network) = profile.settings(size, method)?;
+    network.vocabulary = vocabulary as usize;
+    if settings.network == NetworkName::Matched {
+        let low_rank = profile.low_rank(size, "relora")?;
+        network = network.matched(network.trainable_parameters(low_rank.as_ref()));
+    }
+    Ok((settings, network))
+}
+
 fn cell(
     profile: &Profile,
     size: &str,
@@ -171,12 +190,7 @@ fn cell(
     seed: u64,
     surroundings: &Surroundings,
 ) -> Result<Cell, ProfileError> {
-    let (settings, mut network) = profile.settings(size, method)?;
-    network.vocabulary = surroundings.data.vocabulary as usize;
-    if settings.network == NetworkName::Matched {
-        let low_rank = profile.low_rank(size, "relora")?;
-        network = network.matched(network.trainable_parameters(low_rank.as_ref()));
-    }
+    let (settings, network) = resolved(profile, size, method, surroundings.data.vocabulary)?;
     let warm_start = if settings.warm_start {
         Some(FullRankStage::of(&profile.settings(size, "full")?.0))
     } else {

@@ -5,16 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use models::{Batch, Device, Learner, Network, Phases, Seeded, Update, cost};
+use results::render::number_of;
 use serde::{Serialize, Serializer};
 
 use super::request::{Request, place};
 use super::{print, print_json};
-use crate::algorithm::MethodSwitches;
+use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
-use crate::exit::Exit;
-use crate::matrix::{self, Cell, Surroundings};
+use crate::exit::{Exit, UserError};
+use crate::matrix;
+use crate::profile::Assignment;
+use crate::settings::Settings;
 use crate::{suite, worker};
 
 /// Steps before those that count: kernels are compiled and the allocator's pages are fetched in them.
@@ -27,26 +29,21 @@ const WARMUP_STEPS: u64 = 2;
 pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     let begun = Instant::now();
     suite::with_training_allocator()?;
-    let cell = cell(&options)?;
+    let (settings, network) = asked(&options)?;
     let (device, precision) = place(&options.place)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let threads = options.threads.unwrap_or(cores);
     worker::start_threads(threads)?;
 
-    let (network, rows, length) = (cell.network(), options.batch, options.seq(&cell));
-    let low_rank = MethodSwitches::of(&cell.settings).low_rank;
-    let draws = Seeded { seed: cell.seed };
-    let mut learner = models::learner(
-        &network,
-        &cell.algorithm()?.adamw,
-        device,
-        precision,
-        &draws,
-    )?;
+    let of_profile = settings.sequence_length as usize;
+    let (rows, length) = (options.batch, options.seq.unwrap_or(of_profile));
+    let low_rank = MethodSwitches::of(&settings).low_rank;
+    let draws = Seeded { seed: 0 };
+    let mut learner = models::learner(&network, &adamw(&settings), device, precision, &draws)?;
     if let Some(low_rank) = &low_rank {
         learner.attach(0, low_rank, &draws);
     }
-    let mut steps = Steps::new(&network, rows, length, cell.settings.grad_clip);
+    let mut steps = Steps::new(&network, rows, length, settings.grad_clip);
     steps.take(&mut *learner)?;
     let first_step = begun.elapsed();
     for _ in 1..WARMUP_STEPS {
@@ -76,8 +73,8 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         .map(|phases| tokens / phases.total().as_secs_f64());
     let tokens_per_second = Spread::of(rates.collect());
     let measured = Measured {
-        size: cell.size.clone(),
-        method: cell.method.clone(),
+        size: options.size,
+        method: options.method,
         rank: low_rank.as_ref().map(|low_rank| low_rank.rank),
         device: device.to_string(),
         precision: precision.to_string(),
@@ -85,6 +82,10 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         batch: rows,
         sequence_length: length,
         vocabulary: network.vocabulary,
+        hidden: network.hidden,
+        intermediate: network.intermediate,
+        layers: network.layers,
+        heads: network.heads,
         parameters: network.total_parameters(low_rank.as_ref()),
         steps: options.steps,
         flops_per_second: tokens_per_second.median * flops,
@@ -112,31 +113,38 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The cell of a profile that these flags ask for; what it would read is not looked at.
-fn cell(options: &BenchStepOptions) -> anyhow::Result<Cell> {
+/// What a profile says of the size and the method; what it would read, and for how long, is not looked at.
+fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
+    let BenchStepOptions {
+        size, method, rank, ..
+    } = options;
+    let flag = |name: &str, value: &str, key: &str| {
+        let list = toml::Value::from(vec![value]);
+        Assignment::by_flag(format!("--{name} {value}"), format!("{key}={list}"))
+    };
     let mut set = options.set.clone();
-    set.push(format!(
-        "sizes=[{}]",
-        toml::Value::from(options.size.clone())
-    ));
-    set.push(format!(
-        "methods=[{}]",
-        toml::Value::from(options.method.clone())
-    ));
-    set.extend(options.rank.map(|rank| format!("rank={rank}")));
+    set.push(flag("size", size, "sizes"));
+    set.push(flag("method", method, "methods"));
+    set.extend(rank.map(|rank| {
+        let typed = format!("--rank {rank}");
+        Assignment::by_flag(typed, format!("rank={rank}"))
+    }));
     let suite = SuiteOptions {
         profile: Some(options.profile.clone()),
         set,
         ..SuiteOptions::default()
     };
     let profile = Request::new(&suite)?.profile;
-    let cells = matrix::cells(&profile, &Surroundings::without_text(&profile))?;
-    cells.into_iter().next().context("a profile without seeds")
-}
-
-impl BenchStepOptions {
-    fn seq(&self, cell: &Cell) -> usize {
-        self.seq.unwrap_or(cell.settings.sequence_length as usize)
+    let vocabulary = profile.data.vocabulary;
+    let (settings, network) = matrix::resolved(&profile, size, method, vocabulary)?;
+    match rank {
+        Some(rank) if !settings.low_rank => {
+            let message = format!(
+                "--rank {rank}: method `{method}` trains no low-rank factors; leave it out, or choose another --method"
+            );
+            Err(UserError::new(message).into())
+        }
+        _ => Ok((settings, network)),
     }
 }
 
@@ -240,6 +248,10 @@ struct Measured {
     batch: usize,
     sequence_length: usize,
     vocabulary: usize,
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
     parameters: u64,
     steps: u64,
     tokens_per_second: Spread,
@@ -271,11 +283,7 @@ impl Measured {
         let rank = self
             .rank
             .map_or_else(String::new, |rank| format!(", rank {rank}"));
-        let threads = if self.threads == 1 {
-            "thread"
-        } else {
-            "threads"
-        };
+        let threads = number_of(self.threads, "thread");
         let Spread {
             median,
             lower_quartile,
@@ -286,14 +294,13 @@ impl Measured {
             format!("  {name:<20}{:.1} ms, {share:.0}%\n", seconds * 1e3)
         };
         let mut text = format!(
-            "{} {}{rank}: {:.1}M parameters, {} in {}, {} {threads}\n\
+            "{} {}{rank}: {:.1}M parameters, {} in {}, {threads}\n\
              {} x {} tokens, vocabulary {}; median and middle half of {} after {WARMUP_STEPS}\n\n",
             self.size,
             self.method,
             self.parameters as f64 / 1e6,
             self.device,
             self.precision,
-            self.threads,
             self.batch,
             self.sequence_length,
             self.vocabulary,
