@@ -179,8 +179,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "norms are not decayed",
         LEARNER,
-        "                adamw(parameter, gradient, step, &learner.placement);",
-        "                let mut step = step;\n                if parameter.name.contains(\"norm\") {\n                    step.weight_decay = 0.0;\n                }\n                adamw(parameter, gradient, step, &learner.placement);",
+        "            adamw(parameter, gradient, step, &self.placement);",
+        "            let mut step = step;\n            if parameter.name.contains(\"norm\") {\n                step.weight_decay = 0.0;\n            }\n            adamw(parameter, gradient, step, &self.placement);",
     ),
     mutant(
         "decay goes through the gradient",
@@ -393,4 +393,22 @@ fn replace(path: &Path, find: &str, with: &str) -> Result<(), Box<dyn Error>> {
         return Err(format!("{} does not hold {find:?} exactly once", path.display()).into());
     }
     Ok(fs::write(path, text.replacen(find, with, 1))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a rule that was rewritten would be found missing only when somebody breaks them all.
+    #[test]
+    fn every_rule_stands_once_in_its_file() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for Mutant {
+            rule, file, find, ..
+        } in MUTANTS
+        {
+            let text = fs::read_to_string(workspace.join(file)).expect("a source file");
+            assert_eq!(text.matches(find).count(), 1, "{rule}: {find:?} in {file}");
+        }
+    }
 }
