@@ -459,11 +459,17 @@ fn a_run_that_cannot_be_read_is_shown_as_such_and_left_as_it_is() {
     let arguments = World::suite("out", &["--only", "full,relora"]);
     world.succeed(&arguments);
     let run = "out/tiny-relora-seed1";
-    for (file, damage) in [("result.json", "{"), ("metrics.jsonl", "oops\n")] {
+    for (file, damage, at) in [
+        ("result.json", "{", ":1:"),
+        ("metrics.jsonl", "oops\n", ":1:"),
+        // What a kill leaves of a run that goes on is none of one that has ended.
+        ("metrics.jsonl", "oops", ": is cut short"),
+        ("metrics.jsonl", "", ": is cut short"),
+    ] {
         let path = world.path(run).join(file);
         let before = fs::read(&path).expect("read");
         fs::write(&path, damage).expect("written");
-        let reason = format!("{run}/{file}:1:");
+        let reason = format!("{run}/{file}{at}");
 
         let status = world.succeed(&["status", "out"]);
         assert_eq!(status.stderr.lines().count(), 1, "{}", status.stderr);
@@ -484,7 +490,18 @@ fn a_run_that_cannot_be_read_is_shown_as_such_and_left_as_it_is() {
         assert_eq!(fs::read_to_string(&path).expect("read"), damage, "{file}");
         fs::write(&path, before).expect("written");
     }
+    // A copy must not stand for the run that it is of without a word.
+    let copy = world.path("out/a-copy");
+    fs::create_dir(&copy).expect("a directory");
+    for file in ["manifest.json", "metrics.jsonl", "result.json"] {
+        fs::copy(world.path(run).join(file), copy.join(file)).expect("copied");
+    }
     fs::write(world.path(run).join("manifest.json"), "oops").expect("written");
+    let status = world.succeed(&["status", "out"]);
+    let warning = format!("warning: {run}/manifest.json");
+    assert!(status.stderr.starts_with(&warning), "{}", status.stderr);
+    fs::remove_dir_all(&copy).expect("removed");
+
     let status = world.succeed(&["status", "out"]);
     assert!(status.stdout.contains("unreadable"), "{}", status.stdout);
     let again = world.run(&arguments);

@@ -326,10 +326,10 @@ pub struct EvalOptions {
 #[derive(Args, Clone, Debug)]
 pub struct BenchStepOptions {
     /// Size of the network, as of `relora train`
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = Known(|| Network::names().to_vec()), hide_possible_values = true)]
     pub size: String,
     /// Method, as of `relora train`; one with a warm start is measured after it
-    #[arg(long, value_name = "METHOD", allow_hyphen_values = true)]
+    #[arg(long, value_name = "METHOD", allow_hyphen_values = true, value_parser = Known(recipe::preset_names), hide_possible_values = true)]
     pub method: String,
     /// Sequences of a micro-batch: a step is one of it
     #[arg(long, value_name = "B", default_value = "8", value_parser = batch_size)]
@@ -344,7 +344,7 @@ pub struct BenchStepOptions {
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub rank: Option<u64>,
     /// Profile that everything else is taken from
-    #[arg(long, value_name = "NAME|FILE", default_value = "paper")]
+    #[arg(long, value_name = "NAME|FILE", default_value = "paper", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
     pub profile: String,
     /// Override one value of the profile, e.g. data.vocabulary=4096; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]

@@ -176,11 +176,19 @@ pub fn resolved(
 ) -> Result<(Settings, Network), ProfileError> {
     let (settings, mut network) = profile.settings(size, method)?;
     network.vocabulary = vocabulary as usize;
+    network.frozen_embedding_row = frozen_embedding_row(&settings, vocabulary);
     if settings.network == NetworkName::Matched {
         let low_rank = profile.low_rank(size, "relora")?;
         network = network.matched(network.trainable_parameters(low_rank.as_ref()));
     }
     Ok((settings, network))
+}
+
+/// The row of the embedding that stays zero, where the settings want one to.
+fn frozen_embedding_row(settings: &Settings, vocabulary: u64) -> Option<u32> {
+    settings
+        .freeze_last_embedding
+        .then_some((vocabulary.max(1) - 1) as u32)
 }
 
 fn cell(
@@ -295,10 +303,7 @@ impl Cell {
             layers: self.network.layers as usize,
             heads: self.network.heads as usize,
             vocabulary,
-            frozen_embedding_row: self
-                .settings
-                .freeze_last_embedding
-                .then_some((vocabulary.max(1) - 1) as u32),
+            frozen_embedding_row: frozen_embedding_row(&self.settings, self.data.vocabulary),
         }
     }
 

@@ -537,9 +537,14 @@ pub(crate) fn training_process(program: &Path) -> Command {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
-    command.envs(ALLOCATOR.iter().filter(unset).copied());
+    command.envs(allocator());
     command
+}
+
+/// What of [`ALLOCATOR`] the user has not set.
+fn allocator() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let unset = |(name, _): &(&str, &str)| std::env::var_os(name).is_none();
+    ALLOCATOR.iter().copied().filter(unset)
 }
 
 /// Starts this program anew with its own arguments and the allocator of a process that trains, unless it has that already. For
@@ -550,17 +555,12 @@ pub(crate) fn training_process(program: &Path) -> Command {
 #[cfg(unix)]
 pub(crate) fn with_training_allocator() -> Result<()> {
     use std::os::unix::process::CommandExt;
-    let unset: Vec<_> = ALLOCATOR
-        .iter()
-        .filter(|(name, _)| std::env::var_os(name).is_none())
-        .copied()
-        .collect();
-    if unset.is_empty() {
+    if allocator().next().is_none() {
         return Ok(());
     }
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(&program);
-    command.args(std::env::args_os().skip(1)).envs(unset);
+    command.args(std::env::args_os().skip(1)).envs(allocator());
     Err(failed_to("start", &program)(command.exec()).into())
 }
 

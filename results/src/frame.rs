@@ -14,7 +14,6 @@ pub(crate) use tables::{BETTER_ALONE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 
 use crate::record::{
     Record, RowKeys, RunResult, Session, SpectrumOf, SpectrumRecord, Status, StepRecord,
-    run_directory,
 };
 use std::collections::BTreeMap;
 
@@ -221,7 +220,7 @@ impl Runs {
             if self.runs.iter().any(same) {
                 continue;
             }
-            let directory = run_directory(&row.size, &row.method, row.seed);
+            let directory = row.directory();
             let mut run = Run::planned(row);
             if let Some(unopened) = self.unopened.get(&directory) {
                 run.status = unopened.status;
@@ -272,13 +271,12 @@ impl Runs {
         of_runs.chain(self.unplaced()).collect()
     }
 
-    /// Why directories that are no row of any table cannot be read.
+    /// Why directories cannot be read that no row stands for: nobody can tell whose they are, or another directory holds the run
+    /// that they are named after.
     pub(crate) fn unplaced(&self) -> impl Iterator<Item = &str> {
         let is_row = |name: &str| {
-            self.iter().any(|run| {
-                let row = &run.row;
-                run_directory(&row.size, &row.method, row.seed) == name
-            })
+            self.iter()
+                .any(|run| run.status == Status::Unreadable && run.row.directory() == name)
         };
         self.unopened
             .iter()

@@ -28,6 +28,14 @@ pub fn run_directory(size: &str, method: &str, seed: u64) -> String {
     format!("{size}-{method}-seed{seed}")
 }
 
+impl RowKeys {
+    /// Name of the run's directory in its suite.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        run_directory(&self.size, &self.method, self.seed)
+    }
+}
+
 /// Identity and switches of a run: the ablation table reads the switches from here and never parses a method's name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowKeys {

@@ -22,7 +22,7 @@ SHAPES = {
     "20m": (["--size", "20m"], 8, 256),
     "35m": (["--size", "35m"], 8, 256),
     "60m": (["--size", "60m"], 8, 256),
-    "60m, 4 x 512": (["--size", "60m"], 4, 512),
+    "60m-4x512": (["--size", "60m"], 4, 512),
 }
 METHODS = {"full": ["full"], "relora": ["relora", "peft"]}
 PEER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer.py")
@@ -59,9 +59,11 @@ def main():
     arguments.add_argument("relora")
     arguments.add_argument("--pairs", type=int, default=5)
     arguments.add_argument("--steps", type=int, default=5, help="that a program times; 200 at the laptop shape")
-    arguments.add_argument("--shapes", type=lambda text: text.split(","), default=list(SHAPES), help=", ".join(SHAPES))
+    arguments.add_argument("--shapes", type=lambda text: [shape.strip() for shape in text.split(",")], default=list(SHAPES), help=", ".join(SHAPES))
     arguments.add_argument("--compile", action="store_true", help="PyTorch's programs through torch.compile as well")
     options = arguments.parse_args()
+    if min(options.pairs, options.steps) < 1:
+        arguments.error("--pairs and --steps must be at least 1")
     unknown = [shape for shape in options.shapes if shape not in SHAPES]
     if unknown:
         arguments.error(f"no shape {unknown[0]}; there are {', '.join(SHAPES)}")

@@ -1,7 +1,7 @@
 //! `relora bench-all`: every cell of a profile, then the tables.
 
 use results::frame::Run;
-use results::record::{Status, run_directory};
+use results::record::Status;
 
 use super::request::Request;
 use super::{print, tables};
@@ -53,13 +53,9 @@ pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
     })?;
     warn(&format!("\ntables: {}", folder.display()));
     let is_asked = |run: &Run| {
-        let keys = &run.row;
-        let name = run_directory(&keys.size, &keys.method, keys.seed);
-        planned
-            .asked
-            .cells
-            .iter()
-            .any(|cell| cell.directory() == name)
+        let name = run.row.directory();
+        let mut cells = planned.asked.cells.iter();
+        cells.any(|cell| cell.directory() == name)
     };
     let unreadable = runs
         .iter()

@@ -9,11 +9,11 @@ use models::{Batch, Device, Learner, Network, Phases, Seeded, Update, cost};
 use results::render::number_of;
 use serde::{Serialize, Serializer};
 
-use super::request::{Request, place};
+use super::request::{Request, no_factors, one_cell, place};
 use super::{print, print_json};
 use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
-use crate::exit::{Exit, UserError};
+use crate::exit::Exit;
 use crate::matrix;
 use crate::profile::Assignment;
 use crate::settings::Settings;
@@ -118,17 +118,13 @@ fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
     let BenchStepOptions {
         size, method, rank, ..
     } = options;
-    let flag = |name: &str, value: &str, key: &str| {
-        let list = toml::Value::from(vec![value]);
-        Assignment::by_flag(format!("--{name} {value}"), format!("{key}={list}"))
-    };
+    let rank = rank.map(|rank| (format!("--rank {rank}"), format!("rank={rank}")));
     let mut set = options.set.clone();
-    set.push(flag("size", size, "sizes"));
-    set.push(flag("method", method, "methods"));
-    set.extend(rank.map(|rank| {
-        let typed = format!("--rank {rank}");
-        Assignment::by_flag(typed, format!("rank={rank}"))
-    }));
+    set.extend(one_cell(format!("--size {size}"), size, method));
+    set.extend(
+        rank.iter()
+            .map(|(typed, set)| Assignment::by_flag(typed, set)),
+    );
     let suite = SuiteOptions {
         profile: Some(options.profile.clone()),
         set,
@@ -138,12 +134,7 @@ fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
     let vocabulary = profile.data.vocabulary;
     let (settings, network) = matrix::resolved(&profile, size, method, vocabulary)?;
     match rank {
-        Some(rank) if !settings.low_rank => {
-            let message = format!(
-                "--rank {rank}: method `{method}` trains no low-rank factors; leave it out, or choose another --method"
-            );
-            Err(UserError::new(message).into())
-        }
+        Some((typed, _)) if !settings.low_rank => Err(no_factors(&typed, method).into()),
         _ => Ok((settings, network)),
     }
 }
@@ -259,7 +250,7 @@ struct Measured {
     forward_seconds: f64,
     backward_seconds: f64,
     update_seconds: f64,
-    /// From the start of the program to the end of its first step.
+    /// From the start of the command to the end of its first step.
     first_step_seconds: f64,
     /// Those that training needs ([`cost::flops_per_token`]); what is computed twice counts once.
     flops_per_second: f64,

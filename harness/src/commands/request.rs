@@ -53,6 +53,22 @@ pub struct Planned {
     pub notes: Vec<String>,
 }
 
+/// The size and the method of one cell, each in the name of its flag: as lists of one they replace the profile's own.
+pub fn one_cell(size_typed: String, size: &str, method: &str) -> [Assignment; 2] {
+    let list = |key: &str, name: &str| format!("{key}=[{}]", toml::Value::from(name));
+    [
+        Assignment::by_flag(size_typed, list("sizes", size)),
+        Assignment::by_flag(format!("--method {method}"), list("methods", method)),
+    ]
+}
+
+/// A flag about low-rank factors, for a method that has none.
+pub fn no_factors(flag: &str, method: &str) -> UserError {
+    UserError::new(format!(
+        "{flag}: method `{method}` trains no low-rank factors; leave it out, or choose another --method"
+    ))
+}
+
 impl Request {
     /// Resolves the flags.
     ///

@@ -1,6 +1,6 @@
 //! `relora spectra`: singular values of what the runs of a suite have trained.
 
-use results::record::{Status, run_directory};
+use results::record::Status;
 use results::render;
 
 use super::{print, print_json, suite_directory, tables};
@@ -20,7 +20,7 @@ pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
     let complete: Vec<String> = tables::read(&suite)?
         .iter()
         .filter(|run| run.status == Status::Complete)
-        .map(|run| run_directory(&run.row.size, &run.row.method, run.row.seed))
+        .map(|run| run.row.directory())
         .collect();
     let cells: Vec<_> = plan
         .cells

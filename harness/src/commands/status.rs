@@ -1,7 +1,7 @@
 //! `relora status`: how far a suite is.
 
 use results::frame::Run;
-use results::record::{Status, run_directory};
+use results::record::Status;
 use serde::Serialize;
 
 use super::{print, print_json, suite_directory, tables};
@@ -78,7 +78,7 @@ impl Row {
     fn of(run: &Run) -> Row {
         let keys = &run.row;
         Row {
-            cell: run_directory(&keys.size, &keys.method, keys.seed),
+            cell: keys.directory(),
             size: keys.size.clone(),
             method: keys.method.clone(),
             seed: keys.seed,

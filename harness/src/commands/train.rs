@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::request::{Request, shown};
+use super::request::{Request, no_factors, one_cell, shown};
 use super::{bench_all, print};
 use crate::cli::{Seeds, SuiteOptions, TrainOptions};
 use crate::exit::{Exit, UserError};
@@ -21,7 +21,7 @@ const FOLDER: &str = "init";
 /// Those of [`Request::new`] and [`Request::plan`], and what the disk says.
 pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
     let mut set = options.set;
-    // As lists of one they replace the profile's own, and --set may still say more about the cell.
+    // --set may still say more about the cell.
     let init_from = options.init_from.as_deref();
     let from_folder = init_from.map(|folder| format!("--init-from {}", folder.display()));
     let (size, from) = match (options.size, &from_folder) {
@@ -32,12 +32,7 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         }
     };
     let method = options.method;
-    let list = |key: &str, name: &str| format!("{key}=[{}]", toml::Value::from(name));
-    set.push(Assignment::by_flag(from, list("sizes", &size)));
-    set.push(Assignment::by_flag(
-        format!("--method {method}"),
-        list("methods", &method),
-    ));
+    set.extend(one_cell(from, &size, &method));
     if let (Some(folder), Some(typed)) = (init_from, from_folder) {
         set.push(Assignment::by_flag(
             typed,
@@ -128,10 +123,7 @@ fn scaled(
     let settings = profile.settings(size, method)?.0;
     if !settings.low_rank {
         let flag = given_rank.or(given_alpha).unwrap_or_default();
-        let message = format!(
-            "{flag}: method `{method}` trains no low-rank factors; leave it out, or choose another --method"
-        );
-        return Err(UserError::new(message).into());
+        return Err(no_factors(&flag, method).into());
     }
     let before = match rank {
         Some(_) => profile.settings_before_set("rank", size, method)?,

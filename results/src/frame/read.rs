@@ -163,7 +163,7 @@ fn without_manifest(directory: &Path, live: &dyn Fn(&Path) -> bool) -> Result<Fo
     for file in ["metrics.jsonl", "result.json"] {
         let path = directory.join(file);
         if path.exists() {
-            let problem = "stands without a manifest.json, so nobody can tell what was run; remove the directory".to_owned();
+            let problem = "stands without a manifest.json, so nobody can tell what was run; move the directory out of the suite".to_owned();
             return Err(FrameError::Contradiction { path, problem });
         }
     }
@@ -209,6 +209,9 @@ fn contents(directory: &Path, live: &dyn Fn(&Path) -> bool, run: Run) -> Result<
         "the singular values of one matrix",
     )?;
     let result = result(&directory.join("result.json"))?;
+    if result.is_some() {
+        whole(&directory.join("metrics.jsonl"))?;
+    }
     let status = match (&result, records.last()) {
         (Some(result), _) => result.status,
         // Whoever holds the lease has taken the run up again, whatever an earlier process left behind.
@@ -226,6 +229,17 @@ fn contents(directory: &Path, live: &dyn Fn(&Path) -> bool, run: Run) -> Result<
         spectra,
         ..run
     })
+}
+
+/// The records of a run that has ended: its result came last, so that whatever they lack was taken from them afterwards.
+fn whole(path: &Path) -> Result<(), FrameError> {
+    match bytes(path)? {
+        Some(bytes) if bytes.ends_with(b"\n") => Ok(()),
+        _ => Err(FrameError::Contradiction {
+            path: path.to_path_buf(),
+            problem: "is cut short, though result.json says that the run has ended".to_owned(),
+        }),
+    }
 }
 
 /// What the last worker failed with.
