@@ -724,6 +724,17 @@ fn bench_step_measures_what_it_says() {
             &["--size", "nano", "--method", "full", "--steps", "0"],
             "expected a whole number",
         ),
+        (
+            &["--size", "nano", "--method", "full", "--threads", "5000"],
+            "expected a whole number, 1 to 1024",
+        ),
+        (
+            &[
+                "--size", "nano", "--method", "full", "--batch", "65536", "--seq", "1048576",
+                "--device", "cpu",
+            ],
+            "--batch 65536 --seq 1048576: ",
+        ),
     ] {
         let ended = world.run(&[&["bench-step"], arguments].concat());
         assert_eq!(ended.code, Some(2), "{arguments:?}");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::support::{Draw, World, ended, patiently, skipped, tables};
 
@@ -478,6 +479,13 @@ fn a_run_that_cannot_be_read_is_shown_as_such_and_left_as_it_is() {
         for part in ["tiny-full-seed1", "complete", "unreadable", &reason] {
             assert!(status.stdout.contains(part), "{part}: {}", status.stdout);
         }
+        // Nobody knows how far it came, and 0 would be a figure.
+        let rows = world.succeed(&["status", "out", "--json"]).stdout;
+        let rows: Value = serde_json::from_str(&rows).expect("JSON");
+        let row = (rows.as_array().into_iter().flatten())
+            .find(|row| row["status"] == "unreadable")
+            .expect("its row");
+        assert!(row["update_steps"].is_null(), "{row}");
         let tables = world.succeed(&["tables", "out"]);
         assert!(tables.stderr.contains(&warning), "{}", tables.stderr);
         let line = format!("- `relora` with seed 1 is left out, since it cannot be read: {reason}");

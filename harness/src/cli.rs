@@ -350,7 +350,7 @@ pub struct BenchStepOptions {
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<Assignment>,
     /// Compute threads [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = jobs)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<u64>,
     #[command(flatten)]
     pub place: PlaceOptions,
@@ -488,6 +488,10 @@ fn length(text: &str) -> Result<usize, String> {
 
 fn batch_size(text: &str) -> Result<usize, String> {
     bounded(text, 1 << 16)
+}
+
+fn threads(text: &str) -> Result<u64, String> {
+    bounded(text, 1 << 10).map(|threads| threads as u64)
 }
 
 fn timed_steps(text: &str) -> Result<u64, String> {

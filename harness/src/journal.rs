@@ -139,7 +139,7 @@ impl Journal {
                 let kept = checkpoint::damaged_name(&path);
                 fs::copy(&path, &kept).map_err(failed_to("copy", &path))?;
                 warn(&format!(
-                    "warning: {}:{line}: not a record; kept as {}, and going on from the newest checkpoint before it",
+                    "warning: {}:{line}: not a record; kept as {}, and going on from the newest checkpoint before it, if there is one",
                     path.display(),
                     kept.display()
                 ));

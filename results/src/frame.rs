@@ -112,29 +112,40 @@ impl Run {
         }
     }
 
-    /// Update steps done.
-    #[must_use]
-    pub fn update_steps(&self) -> u64 {
-        let from_records = || self.records.iter().map(step_of).max().unwrap_or(0);
-        self.result
-            .as_ref()
-            .map_or_else(from_records, |result| result.update_steps)
+    /// A count by the result, or by the records of a run that has none; none for a run that cannot be read.
+    pub(crate) fn count(
+        &self,
+        of_result: impl Fn(&RunResult) -> u64,
+        of_records: impl Fn(&[Record]) -> u64,
+    ) -> Option<u64> {
+        match (&self.result, self.status) {
+            (_, Status::Unreadable) => None,
+            (Some(result), _) => Some(of_result(result)),
+            (None, _) => Some(of_records(&self.records)),
+        }
     }
 
-    /// Targets trained on so far.
+    /// Update steps done; none for a run that cannot be read.
     #[must_use]
-    pub fn tokens_seen(&self) -> u64 {
-        let from_records = || {
-            let seen = self.records.iter().map(|record| match record {
-                Record::Step(step) => step.tokens_seen,
-                Record::Evaluation(evaluation) => evaluation.tokens_seen,
-                Record::Restart(_) | Record::Reset(_) | Record::Stop(_) => 0,
-            });
-            seen.max().unwrap_or(0)
+    pub fn update_steps(&self) -> Option<u64> {
+        self.count(
+            |result| result.update_steps,
+            |records| records.iter().map(step_of).max().unwrap_or(0),
+        )
+    }
+
+    /// Targets trained on so far; none for a run that cannot be read.
+    #[must_use]
+    pub fn tokens_seen(&self) -> Option<u64> {
+        let seen = |record: &Record| match record {
+            Record::Step(step) => step.tokens_seen,
+            Record::Evaluation(evaluation) => evaluation.tokens_seen,
+            Record::Restart(_) | Record::Reset(_) | Record::Stop(_) => 0,
         };
-        self.result
-            .as_ref()
-            .map_or_else(from_records, |result| result.tokens_seen)
+        self.count(
+            |result| result.tokens_seen,
+            |records| records.iter().map(seen).max().unwrap_or(0),
+        )
     }
 
     /// The matrices whose updates have been taken apart, in the order of the records; none before that.

@@ -9,11 +9,12 @@ use models::{Batch, Device, Learner, Network, Phases, Seeded, Update, cost};
 use results::render::number_of;
 use serde::{Serialize, Serializer};
 
+use super::doctor::meminfo;
 use super::request::{Request, no_factors, one_cell, place};
 use super::{print, print_json};
 use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
-use crate::exit::Exit;
+use crate::exit::{Exit, UserError};
 use crate::matrix;
 use crate::profile::Assignment;
 use crate::settings::Settings;
@@ -38,6 +39,10 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     let of_profile = settings.sequence_length as usize;
     let (rows, length) = (options.batch, options.seq.unwrap_or(of_profile));
     let low_rank = MethodSwitches::of(&settings).low_rank;
+    let planned = cost::bytes(&network, low_rank.as_ref(), precision, rows, length);
+    if device == Device::Cpu {
+        check_memory(&planned, rows, length)?;
+    }
     let draws = Seeded { seed: 0 };
     let mut learner = models::learner(&network, &adamw(&settings), device, precision, &draws)?;
     if let Some(low_rank) = &low_rank {
@@ -97,13 +102,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         update_seconds: seconds(|phases| phases.step).median,
         first_step_seconds: first_step.as_secs_f64(),
         peak_memory_bytes,
-        planned_bytes: Planned(cost::bytes(
-            &network,
-            low_rank.as_ref(),
-            precision,
-            rows,
-            length,
-        )),
+        planned_bytes: Planned(planned),
     };
     if options.json {
         print_json(&measured)?;
@@ -111,6 +110,19 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         print(&measured.text())?;
     }
     Ok(Exit::Success)
+}
+
+/// Refuses what this machine cannot hold: its allocation would end the process without a word.
+fn check_memory(planned: &cost::Bytes, rows: usize, length: usize) -> Result<(), UserError> {
+    let needed = planned.total();
+    match meminfo("MemTotal:").filter(|there| *there < needed) {
+        Some(there) => Err(UserError::new(format!(
+            "--batch {rows} --seq {length}: {} are planned for it, and this machine has {}",
+            megabytes(needed),
+            megabytes(there)
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// What a profile says of the size and the method; what it would read, and for how long, is not looked at.
@@ -131,7 +143,10 @@ fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
         ..SuiteOptions::default()
     };
     let profile = Request::new(&suite)?.profile;
-    let vocabulary = profile.data.vocabulary;
+    let vocabulary = match &profile.init_from {
+        Some(init_from) => init_from.config.network.vocabulary as u64,
+        None => profile.data.vocabulary,
+    };
     let (settings, network) = matrix::resolved(&profile, size, method, vocabulary)?;
     match rank {
         Some((typed, _)) if !settings.low_rank => Err(no_factors(&typed, method).into()),

@@ -77,18 +77,8 @@ fn processor() -> Check {
 }
 
 fn memory() -> Check {
-    let information = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kibibytes = |key: &str| -> Option<u64> {
-        information
-            .lines()
-            .find_map(|line| line.strip_prefix(key))?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
-    };
-    let gibibytes = |kibibytes: u64| kibibytes as f64 / f64::from(1 << 20);
-    let found = match (kibibytes("MemTotal:"), kibibytes("MemAvailable:")) {
+    let gibibytes = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    let found = match (meminfo("MemTotal:"), meminfo("MemAvailable:")) {
         (Some(total), Some(free)) => format!(
             "{:.1} GiB, {:.1} GiB of it free",
             gibibytes(total),
@@ -102,6 +92,15 @@ fn memory() -> Check {
         found,
         remedy: None,
     }
+}
+
+/// Memory of this machine, bytes; none where the system does not say. `MemTotal:` is all of it, `MemAvailable:` what is
+/// free.
+pub(super) fn meminfo(key: &str) -> Option<u64> {
+    let information = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = information.lines().find_map(|line| line.strip_prefix(key));
+    let kibibytes: u64 = line?.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 fn default_text() -> Check {

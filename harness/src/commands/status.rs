@@ -23,15 +23,17 @@ pub fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let width = rows.iter().map(|row| row.cell.len()).max().unwrap_or(0);
     let mut text = String::new();
     for row in &rows {
-        let done = match row.status {
-            Status::Unreadable => "?".to_owned(),
-            _ => row.update_steps.to_string(),
-        };
+        let done = row
+            .update_steps
+            .map_or_else(|| "?".to_owned(), |steps| steps.to_string());
         let steps = format!("{done}/{}", row.planned_steps);
         let loss = row
             .validation_loss
             .map_or_else(String::new, |loss| format!("validation loss {loss:.4}"));
-        let loss = match row.validation_step.filter(|step| *step < row.update_steps) {
+        let loss = match row
+            .validation_step
+            .filter(|step| Some(*step) < row.update_steps)
+        {
             Some(step) if !loss.is_empty() => format!("{loss} at step {step}"),
             _ => loss,
         };
@@ -64,9 +66,10 @@ struct Row {
     method: String,
     seed: u64,
     status: Status,
-    update_steps: u64,
+    /// None, as the next, where the run cannot be read.
+    update_steps: Option<u64>,
     planned_steps: u64,
-    tokens_seen: u64,
+    tokens_seen: Option<u64>,
     validation_loss: Option<f64>,
     /// Update steps done when that was measured.
     validation_step: Option<u64>,

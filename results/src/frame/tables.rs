@@ -64,17 +64,17 @@ impl Runs {
                     .and_then(|result| result.diverged_at_step)
             }),
             column("restart_count", &runs, |run| {
-                count(
-                    run,
-                    |record| matches!(record, Record::Restart(_)),
+                let is_counted = |record: &&Record| matches!(record, Record::Restart(_));
+                run.count(
                     |result| result.restarts,
+                    |records| records.iter().filter(is_counted).count() as u64,
                 )
             }),
             column("reset_count", &runs, |run| {
-                count(
-                    run,
-                    |record| matches!(record, Record::Reset(_)),
+                let is_counted = |record: &&Record| matches!(record, Record::Reset(_));
+                run.count(
                     |result| result.resets,
+                    |records| records.iter().filter(is_counted).count() as u64,
                 )
             }),
             column(
@@ -709,15 +709,6 @@ fn validation_targets(run: &Run) -> Option<u64> {
             _ => None,
         }),
     }
-}
-
-fn count(
-    run: &Run,
-    counted: impl Fn(&Record) -> bool,
-    of_result: impl Fn(&RunResult) -> u64,
-) -> u64 {
-    let from_records = || run.records.iter().filter(|record| counted(record)).count() as u64;
-    run.result.as_ref().map_or_else(from_records, of_result)
 }
 
 fn table(columns: Vec<Column>) -> DataFrame {

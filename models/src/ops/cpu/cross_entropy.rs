@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::product::{Matrix, Threads, add_product, product, write_product};
-use super::vector::{exponentials, maximum, multiply, sum_of_exponentials, vectorised};
+use super::vector::{exp, exponentials, maximum, multiply, sum_of_exponentials, vectorised};
 
 /// Rows of logits that exist at a time: 8 MB at a vocabulary of 4096, 66 MB at 32,000. Fewer would have the head and its
 /// gradient pass through memory more often, more leave the caches where a vocabulary is small.
@@ -220,7 +220,7 @@ impl Block<'_> {
                 .fold(f32::NEG_INFINITY, larger);
             let sum: f32 = parts
                 .clone()
-                .map(|part| part.sum * (part.largest - largest).exp())
+                .map(|part| part.sum * exp(part.largest - largest))
                 .sum();
             let mut targets = parts.filter_map(|part| part.target);
             let loss = targets.next().map_or(0.0, |target| {
@@ -310,7 +310,7 @@ impl Block<'_> {
                         inverse_sum,
                         ..
                     } = norms[row];
-                    multiply(tile, (parts[row].largest - largest).exp() * inverse_sum);
+                    multiply(tile, exp(parts[row].largest - largest) * inverse_sum);
                     if let Some(target) = self.target(row, number) {
                         tile[target] -= 1.0;
                     }
