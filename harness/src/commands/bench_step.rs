@@ -295,8 +295,10 @@ impl Measured {
             lower_quartile,
             upper_quartile,
         } = self.tokens_per_second;
+        // Of their sum, since the medians of the phases need not add up to the median of the step.
+        let phases = self.forward_seconds + self.backward_seconds + self.update_seconds;
         let phase = |name: &str, seconds: f64| {
-            let share = 100.0 * seconds / self.step_seconds.median;
+            let share = 100.0 * seconds / phases;
             format!("  {name:<20}{:.1} ms, {share:.0}%\n", seconds * 1e3)
         };
         let mut text = format!(
