@@ -78,6 +78,34 @@ const CASES: &[Case] = &[
         says: &["mine.toml:3:1", "`settings.rnk`", "did you mean `rank`"],
     },
     Case {
+        what: "a setting at the top of a file",
+        prepare: |world| {
+            fs::write(world.path("mine.toml"), "extends = \"smoke\"\nsteps = 5\n").expect("written")
+        },
+        arguments: "bench-all --profile mine.toml",
+        code: 2,
+        says: &[
+            "mine.toml:2:1",
+            "`steps`",
+            "under [settings]",
+            "settings.steps",
+        ],
+    },
+    Case {
+        what: "a key by its name in another program",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --set lr=1e-3",
+        code: 2,
+        says: &["--set", "`lr`", "did you mean `learning_rate`"],
+    },
+    Case {
+        what: "a number that is none",
+        prepare: NOTHING,
+        arguments: "train --profile smoke --size nano --method relora --rank abc",
+        code: 2,
+        says: &["abc", "--rank", "expected a whole number, 1 or more"],
+    },
+    Case {
         what: "a value of another kind",
         prepare: NOTHING,
         arguments: "bench-all --profile smoke --set settings.steps=many",
@@ -692,6 +720,8 @@ fn a_suite_made_with_other_settings_is_refused_with_the_fields_that_differ() {
         .expect("written");
     let ended = world.run(&World::suite("out", &["--only", "full"]));
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    let says = "...\" (another text or tokenizer: see --data)";
+    assert!(ended.stderr.contains(says), "{}", ended.stderr);
     assert!(ended.stderr.contains("data.hash"), "{}", ended.stderr);
 }
 

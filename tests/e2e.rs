@@ -160,6 +160,8 @@ fn the_printed_configuration_is_a_profile_that_means_the_same() {
                 profile,
                 "--set",
                 "weight_decay=0.01",
+                "--jobs",
+                "3",
                 "--print-config",
             ])
             .stdout;
@@ -169,6 +171,7 @@ fn the_printed_configuration_is_a_profile_that_means_the_same() {
             .stdout;
         assert_eq!(first, second, "{profile}");
         assert!(first.contains("weight_decay = 0.01"), "{profile}");
+        assert!(first.contains("jobs = 3"), "{profile}");
     }
 }
 
@@ -306,6 +309,16 @@ fn a_suite_leaves_tables_of_every_kind() {
     // A copy that stands anywhere can be read as well: nothing in a suite points to where it was made.
     fs::rename(world.path("out"), world.path("moved")).expect("moved");
     assert_eq!(world.succeed(&["tables", "moved"]).stdout, printed);
+    // Where nothing can be written they are printed all the same.
+    fs::remove_dir_all(world.path("moved/tables")).expect("removed");
+    fs::write(world.path("moved/tables"), "mine").expect("written");
+    let only_read = world.succeed(&["tables", "moved"]);
+    assert_eq!(only_read.stdout, printed);
+    assert!(
+        only_read.stderr.contains("stay as they are"),
+        "{}",
+        only_read.stderr
+    );
 }
 
 #[test]
@@ -589,8 +602,9 @@ fn one_run_in_another_number_of_steps_says_what_becomes_of_its_lengths() {
     let ended = train("relora", "23");
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     for part in [
-        "size.tiny.warm_start_steps=7",
-        "size.tiny.method.relora.restart_every=4",
+        "in proportion: steps=23, ",
+        ", warm_start_steps=7, ",
+        ", method.relora.restart_every=4",
     ] {
         assert!(ended.stderr.contains(part), "{ended:#?}");
     }

@@ -59,9 +59,10 @@ pub enum DataError {
         right: &'static str,
     },
     #[error(
-        "the {split} split is empty (documents read: {documents}, validation share: {share}); give more text or another data.validation_share"
+        "{text}: the {split} split is empty (documents read: {documents}, validation share: {share}); give more text or another data.validation_share"
     )]
     EmptySplit {
+        text: String,
         split: Split,
         documents: u64,
         share: f64,

@@ -260,6 +260,7 @@ fn build(
     for split in [Split::Training, Split::Validation] {
         if writer.tokens(split) == 0 {
             return Err(DataError::EmptySplit {
+                text: spec.source.name(),
                 split,
                 documents,
                 share: spec.validation.share,

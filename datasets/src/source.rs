@@ -35,6 +35,19 @@ pub enum SourceSpec {
 }
 
 impl SourceSpec {
+    /// What a person calls the text: its folder, or its files.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            SourceSpec::Crates { .. } => "the default text".to_owned(),
+            SourceSpec::C4 { directory } => directory.display().to_string(),
+            SourceSpec::Text { paths } | SourceSpec::Jsonl { paths, .. } => {
+                let names = paths.iter().map(|path| path.display().to_string());
+                names.collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
     /// Chooses the kind of source by looking at `path`: a folder of C4 shards, of JSON lines or of text, or one such file.
     ///
     /// # Errors

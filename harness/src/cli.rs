@@ -26,7 +26,9 @@ Examples:
   relora bench-step --size 9m --method relora  how fast this machine trains, and in how much memory
   relora doctor                                what is found here, and what is missing
 
-Interrupt a suite at any moment; the same command goes on where it was.";
+Interrupt a suite at any moment; the same command goes on where it was.
+
+Exit codes: 0 done, 1 something failed, 2 bad input, 3 some cells failed or cannot be read, 75 stopped by a signal or a budget.";
 
 /// How does ReLoRA compare with full-rank training, with LoRA and with ReLoRA minus each of its parts?
 ///
@@ -44,12 +46,12 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train every cell of a profile and leave tables
-    #[command(after_help = BENCH_ALL_EXAMPLES)]
+    #[command(after_help = EXIT_CODES)]
     BenchAll(MatrixOptions),
     /// Show what would run: tokens, steps, parameters, FLOPs, memory, time
     Plan(MatrixOptions),
     /// Train one cell by flags
-    #[command(override_usage = TRAIN_USAGE)]
+    #[command(override_usage = TRAIN_USAGE, after_help = EXIT_CODES)]
     Train(TrainOptions),
     /// Show how far a suite is
     Status(StatusOptions),
@@ -83,8 +85,8 @@ const TRAIN_USAGE: &str = "\
 relora train --size <SIZE> --method <METHOD> [OPTIONS]
        relora train --init-from <DIR> --method <METHOD> [OPTIONS]";
 
-const BENCH_ALL_EXAMPLES: &str = "\
-Exit codes: 0 all cells finished, 2 bad input, 3 some cells failed, 75 stopped (the same command goes on).";
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 something failed, 2 bad input, 3 some cells failed or cannot be read, 75 stopped (the same command goes on).";
 
 /// What is trained, and on what: shared by every command that resolves a profile.
 #[derive(Args, Clone, Debug, Default)]
@@ -175,14 +177,14 @@ pub struct TrainOptions {
     pub init_from: Option<PathBuf>,
     /// Rank of the low-rank factors; without --alpha, alpha goes with it, so that the scale alpha / rank stays [default: the
     /// profile's]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", value_parser = whole, allow_negative_numbers = true)]
     pub rank: Option<u64>,
     /// Numerator of the scale alpha / rank of the product [default: so that the scale is the profile's]
     #[arg(long, value_name = "A", value_parser = alpha, allow_negative_numbers = true)]
     pub alpha: Option<f64>,
     /// Update steps in all, warm start included; warm start, cycles and warm-ups keep their proportions, and the run its
     /// number of restarts (--set steps=N changes that key alone) [default: the profile's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     pub steps: Option<u64>,
     /// Seed of weights, data order and every other draw [default: the profile's first]
     #[arg(long, value_name = "K", value_parser = seed, allow_negative_numbers = true)]
@@ -341,11 +343,11 @@ pub struct BenchStepOptions {
     #[arg(long, value_name = "N", default_value = "10", value_parser = timed_steps)]
     pub steps: u64,
     /// Rank of the low-rank factors [default: the profile's]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", value_parser = whole, allow_negative_numbers = true)]
     pub rank: Option<u64>,
-    /// Profile that everything else is taken from
-    #[arg(long, value_name = "NAME|FILE", default_value = "paper", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
-    pub profile: String,
+    /// Profile that everything else is taken from [default: paper; laptop for the sizes that are this project's own]
+    #[arg(long, value_name = "NAME|FILE", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
+    pub profile: Option<String>,
     /// Override one value of the profile, e.g. data.vocabulary=4096; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<Assignment>,
@@ -466,6 +468,12 @@ fn seeds(text: &str) -> Result<Seeds, String> {
             "expected a whole number, or two with a dash, e.g. 1-3, of at most {MOST_SEEDS} seeds"
         )),
     }
+}
+
+/// What is too small is refused later, with the reason.
+fn whole(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number, 1 or more".to_owned())
 }
 
 fn jobs(text: &str) -> Result<u64, String> {

@@ -391,12 +391,27 @@ pub fn differences(old: &serde_json::Value, new: &serde_json::Value) -> Vec<Stri
                 );
             }
         } else if old != new {
-            found.push(format!("{path} = {old}, not {new}"));
+            let [old, new] = [old, new].map(brief);
+            let remark = match path {
+                "data.hash" => " (another text or tokenizer: see --data)",
+                _ => "",
+            };
+            found.push(format!("{path} = {old}, not {new}{remark}"));
         }
     }
     let mut found = Vec::new();
     walk("", old, new, &mut found);
     found
+}
+
+/// A value as a person wants to see it: of a hash, its beginning.
+fn brief(value: &serde_json::Value) -> String {
+    match value.as_str() {
+        Some(hash) if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            format!("\"{}...\"", &hash[..12])
+        }
+        _ => value.to_string(),
+    }
 }
 
 /// How much a suite may cost.

@@ -346,6 +346,12 @@ impl Profile {
                         suggestion: if TOP_KEYS.contains(&key) {
                             "must be data.KEY, settings.KEY, size.SIZE.KEY, method.METHOD.KEY or size.SIZE.method.METHOD.KEY"
                                 .into()
+                        } else if Settings::KEYS.iter().any(|(known, _)| *known == key) {
+                            format!(
+                                "it belongs under [settings] (or [size.SIZE], [method.METHOD]): settings.{key}"
+                            )
+                        } else if let Some(ours) = of_other_programs(key) {
+                            format!("did you mean `{ours}`?")
                         } else if entry.origin.is_flag() {
                             let keys = [
                                 TOP_KEYS.to_vec(),
@@ -911,9 +917,7 @@ impl Profile {
         for (key, value) in Settings::default().show() {
             insert(&mut root, &["settings".into(), key.into()], value);
         }
-        for (key, value) in [("dialect", self.dialect.show()), ("jobs", self.jobs.show())] {
-            insert(&mut root, &[key.into()], value);
-        }
+        insert(&mut root, &["dialect".into()], self.dialect.show());
         for (key, value) in [
             ("source", self.data.source.show()),
             ("paths", Value::Array(Vec::new())),
@@ -934,6 +938,8 @@ impl Profile {
         }
         let list =
             |names: &[String]| Value::Array(names.iter().cloned().map(Value::String).collect());
+        // These a flag may have changed.
+        insert(&mut root, &["jobs".into()], self.jobs.show());
         insert(&mut root, &["sizes".into()], list(&self.sizes));
         insert(&mut root, &["methods".into()], list(&self.methods));
         insert(
@@ -1098,6 +1104,29 @@ fn repeated<T: PartialEq>(values: &[T]) -> Option<&T> {
         .map(|(_, value)| value)
 }
 
+/// Our key for a name by which `transformers`, `peft` and the paper's code know the same.
+fn of_other_programs(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "lr" | "max_lr" => "learning_rate",
+        "batch_size" | "total_batch_size" => "global_batch_size",
+        "per_device_train_batch_size" => "micro_batch_size",
+        "seq_len" | "seq_length" | "max_length" | "max_seq_length" => "sequence_length",
+        "r" | "lora_r" => "rank",
+        "lora_alpha" => "alpha",
+        "lora_dropout" => "dropout",
+        "relora" | "cycle_length" => "restart_every",
+        "max_steps" | "num_training_steps" => "steps",
+        "warmup" => "warmup_steps",
+        "max_grad_norm" | "clip_grad_norm" => "grad_clip",
+        "adam_beta1" => "beta1",
+        "adam_beta2" => "beta2",
+        "adam_epsilon" | "eps" => "epsilon",
+        "eval_every" | "eval_steps" => "evaluate_every",
+        "save_every" | "save_steps" => "checkpoint_every",
+        _ => return None,
+    })
+}
+
 /// A key of a settings section must exist, and one that methods must share may not be set for a method.
 fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
     let for_method = entry
@@ -1112,7 +1141,8 @@ fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
     match Settings::KEYS.iter().find(|(known, _)| *known == key) {
         None => {
             let names: Vec<&str> = Settings::KEYS.iter().map(|(known, _)| *known).collect();
-            let near = crate::settings::nearest(key, names.iter().copied())
+            let near = of_other_programs(key)
+                .or_else(|| crate::settings::nearest(key, names.iter().copied()))
                 .map_or_else(String::new, |near| format!("did you mean `{near}`? "));
             Err(ProfileError::UnknownKey {
                 origin: entry.origin.to_string(),

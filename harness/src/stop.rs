@@ -5,11 +5,11 @@
 //! thread, logs them and trains on with what is then garbage; a poisoned process writes nothing more.
 
 use std::io::{self, BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -172,7 +172,7 @@ fn on_signals(action: OnSignal) -> anyhow::Result<()> {
         Some(OnSignal::Set(stop)) => stop.set(Reason::Interrupted),
         Some(OnSignal::Leave(line, folder)) => {
             // What is half done is of no use to anyone.
-            let left = folder.as_deref().filter(|it| files::remove(it).is_err());
+            let left = folder.as_deref().filter(|it| !cleared_away(it));
             let left = left.map_or_else(String::new, |it| format!("; remove {}", it.display()));
             // A bar stands on the line.
             let begin = if io::stderr().is_terminal() { "\n" } else { "" };
@@ -189,6 +189,19 @@ fn on_signals(action: OnSignal) -> anyhow::Result<()> {
         ignore_hangup().context("cannot handle signals")?;
     }
     Ok(())
+}
+
+/// Removes a folder into which another thread is still writing: what it adds meanwhile is removed the next time.
+fn cleared_away(folder: &Path) -> bool {
+    (0..100).any(|_| {
+        // Whatever it says, what counts is whether the folder is there.
+        let _ = files::remove(folder);
+        let gone = !folder.exists();
+        if !gone {
+            thread::sleep(Duration::from_millis(10));
+        }
+        gone
+    })
 }
 
 /// Until [`Stop::install_signals`], lets SIGINT, SIGTERM and SIGHUP end the process at once, with this line and the exit code
@@ -237,7 +250,6 @@ pub fn poisoned() -> Option<String> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::time::Duration;
 
     #[test]
     fn the_graver_reason_stays() {

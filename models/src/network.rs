@@ -137,6 +137,12 @@ impl Network {
         &NAMES
     }
 
+    /// Whether the paper or its code publishes a shape of that name, rather than this project.
+    #[must_use]
+    pub fn is_official(name: &str) -> bool {
+        OFFICIAL.iter().any(|shape| shape.0 == name)
+    }
+
     /// The shape of that name over a vocabulary of so many tokens; `None` for a name that is not known.
     #[must_use]
     pub fn named(name: &str, vocabulary: usize) -> Option<Network> {

@@ -102,7 +102,9 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), RenderError> {
         .parent()
         .filter(|directory| !directory.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut file = builder.tempfile_in(directory).map_err(refused)?;
+    // Of an error only its kind: the rest names the sibling, which nobody knows.
+    let unnamed = |error: std::io::Error| refused(error.kind().into());
+    let mut file = builder.tempfile_in(directory).map_err(unnamed)?;
     // Not through the temporary file's own writer, which would add its passing name to an error.
     let opened = file.as_file_mut();
     opened.write_all(bytes).map_err(refused)?;

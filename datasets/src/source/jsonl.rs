@@ -114,29 +114,38 @@ fn text_of(bytes: &[u8], field: &str) -> Result<String, String> {
             let message = message.split(" at line ").next().unwrap_or_default();
             format!("not a JSON object with text in `{field}`: {message}")
         })?;
-    found.ok_or_else(|| format!("no field `{field}`"))
+    found.map_err(|fields| match &fields[..] {
+        [] => format!("no field `{field}`"),
+        fields => format!("no field `{field}`, only `{}`", fields.join("`, `")),
+    })
 }
 
-/// Takes one field of an object and skips the others without building them.
+/// Fields that are named at most where the one that is looked for is missing.
+const FIELDS_NAMED: usize = 5;
+
+/// Takes one field of an object and skips the others without building them; of an object without it the first names.
 struct FieldVisitor<'a>(&'a str);
 
 impl<'de> serde::de::Visitor<'de> for FieldVisitor<'_> {
-    type Value = Option<String>;
+    type Value = Result<String, Vec<String>>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
+        let (mut found, mut others) = (None, Vec::new());
         while let Some(key) = map.next_key::<String>()? {
             if key == self.0 {
                 found = Some(map.next_value::<String>()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            map.next_value::<IgnoredAny>()?;
+            if found.is_none() && others.len() < FIELDS_NAMED {
+                others.push(key);
             }
         }
-        Ok(found)
+        Ok(found.ok_or(others))
     }
 }
 
@@ -156,7 +165,8 @@ mod tests {
         for (line, expected) in [
             (&b"{\"text\": \"a"[..], "EOF while parsing"),
             (b"[1]", "expected an object"),
-            (b"{\"body\": \"a\"}", "no field `text`"),
+            (b"{\"body\": \"a\"}", "no field `text`, only `body`"),
+            (b"{}", "no field `text`"),
             (b"{\"text\": 3}", "expected a string"),
             (b"{\"text\": \"\xff\"}", "not UTF-8"),
             (b"{\"text\": \"a\"} x", "trailing characters"),

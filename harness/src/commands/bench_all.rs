@@ -2,6 +2,7 @@
 
 use results::frame::Run;
 use results::record::Status;
+use results::render::number_of;
 
 use super::request::Request;
 use super::{print, tables};
@@ -21,13 +22,16 @@ pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
     }
-    train(&request, options.json)
+    train(&request, &[], options.json)
 }
 
-/// Plans, runs and tabulates.
-pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
+/// Plans, runs and tabulates. The remarks are said before anything is trained.
+pub(super) fn train(request: &Request, remarks: &[String], json: bool) -> anyhow::Result<Exit> {
     let planned = request.settle()?;
-    planned.notes.iter().for_each(|note| warn(note));
+    remarks
+        .iter()
+        .chain(&planned.notes)
+        .for_each(|note| warn(note));
     let outcome = suite::run_suite(&request.directory, &planned.asked)?;
     let runs = tables::runs(&request.directory)?;
     let folder = tables::write(&runs, &request.directory)?;
@@ -59,10 +63,17 @@ pub(super) fn train(request: &Request, json: bool) -> anyhow::Result<Exit> {
     };
     let unreadable = runs
         .iter()
-        .any(|run| run.status == Status::Unreadable && is_asked(run));
+        .filter(|run| run.status == Status::Unreadable && is_asked(run))
+        .count() as u64;
+    if unreadable > 0 {
+        warn(&format!(
+            "warning: {} that had ended cannot be read, see above",
+            number_of(unreadable, "run")
+        ));
+    }
     Ok(match outcome {
         // It has ended, but nobody can tell how.
-        SuiteOutcome::Finished if unreadable => Exit::SomeCellsFailed,
+        SuiteOutcome::Finished if unreadable > 0 => Exit::SomeCellsFailed,
         SuiteOutcome::Finished => Exit::Success,
         SuiteOutcome::SomeFailed => Exit::SomeCellsFailed,
         SuiteOutcome::Stopped => Exit::Stopped,

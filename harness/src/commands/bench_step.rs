@@ -78,6 +78,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         .map(|phases| tokens / phases.total().as_secs_f64());
     let tokens_per_second = Spread::of(rates.collect());
     let measured = Measured {
+        profile: profile_of(&options).to_owned(),
         size: options.size,
         method: options.method,
         rank: low_rank.as_ref().map(|low_rank| low_rank.rank),
@@ -125,11 +126,21 @@ fn check_memory(planned: &cost::Bytes, rows: usize, length: usize) -> Result<(),
     }
 }
 
+/// The profile that is asked for, or the one that the size is meant for: of another one the rank would not fit.
+fn profile_of(options: &BenchStepOptions) -> &str {
+    match &options.profile {
+        Some(profile) => profile,
+        None if Network::is_official(&options.size) => "paper",
+        None => "laptop",
+    }
+}
+
 /// What a profile says of the size and the method; what it would read, and for how long, is not looked at.
 fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
     let BenchStepOptions {
         size, method, rank, ..
     } = options;
+    let profile = profile_of(options);
     let rank = rank.map(|rank| (format!("--rank {rank}"), format!("rank={rank}")));
     let mut set = options.set.clone();
     set.extend(one_cell(format!("--size {size}"), size, method));
@@ -138,7 +149,7 @@ fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
             .map(|(typed, set)| Assignment::by_flag(typed, set)),
     );
     let suite = SuiteOptions {
-        profile: Some(options.profile.clone()),
+        profile: Some(profile.to_owned()),
         set,
         ..SuiteOptions::default()
     };
@@ -245,6 +256,7 @@ impl Spread {
 /// What was measured, as `--json` prints it.
 #[derive(Serialize)]
 struct Measured {
+    profile: String,
     size: String,
     method: String,
     rank: Option<usize>,
@@ -303,7 +315,7 @@ impl Measured {
         };
         let mut text = format!(
             "{} {}{rank}: {:.1}M parameters, {} in {}, {threads}\n\
-             {} x {} tokens, vocabulary {}; median and middle half of {} after {WARMUP_STEPS}\n\n",
+             {} x {} tokens, vocabulary {} (profile {}); median and middle half of {} after {WARMUP_STEPS}\n\n",
             self.size,
             self.method,
             self.parameters as f64 / 1e6,
@@ -312,6 +324,7 @@ impl Measured {
             self.batch,
             self.sequence_length,
             self.vocabulary,
+            self.profile,
             self.steps,
         );
         text += &format!(

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::anyhow;
+
 use super::{print, suite_directory, tables};
 use crate::cli::ReportOptions;
 use crate::exit::Exit;
@@ -20,7 +22,9 @@ pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
         print(&report)?;
         return Ok(Exit::Success);
     }
-    files::write_atomically(&path, report.as_bytes())?;
+    files::write_atomically(&path, report.as_bytes()).map_err(|error| {
+        anyhow!("{error}; --output names another file, and --output - prints it")
+    })?;
     print(&path.display().to_string())?;
     Ok(Exit::Success)
 }

@@ -104,6 +104,9 @@ impl Request {
             let seeds = options.seeds.iter().flat_map(|seeds| seeds.0.clone());
             profile.set_seeds(seeds.collect())?;
         }
+        if let Some(jobs) = options.jobs {
+            profile.jobs = jobs;
+        }
         let budget = options
             .budget
             .as_ref()

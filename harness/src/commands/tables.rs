@@ -7,8 +7,7 @@ use results::render;
 
 use super::{print, print_json, suite_directory};
 use crate::cli::TablesOptions;
-use crate::exit::{Exit, UserError};
-use crate::files;
+use crate::exit::{Exit, UserError, one_line};
 use crate::lease;
 use crate::matrix::Cell;
 use crate::plan::Plan;
@@ -17,7 +16,7 @@ use crate::progress::warn;
 /// Rebuilds the files and prints the tables, or what their columns mean.
 ///
 /// # Errors
-/// A suite that is not there or cannot be read, an unknown table, a folder that cannot be written to.
+/// A suite that is not there or cannot be read, an unknown table.
 pub fn run(options: TablesOptions) -> anyhow::Result<Exit> {
     if let Some(table) = &options.table {
         check_name(table)?;
@@ -28,9 +27,16 @@ pub fn run(options: TablesOptions) -> anyhow::Result<Exit> {
     }
     let suite = suite_directory(options.read.suite.as_deref())?;
     let runs = runs(&suite)?;
-    let folder = write(&runs, &suite)?;
+    // A suite that one may only read has tables too.
+    if let Err(error) = write(&runs, &suite) {
+        warn(&format!(
+            "warning: {}; the files in {} stay as they are",
+            one_line(&error),
+            suite.join("tables").display()
+        ));
+    }
     match &options.table {
-        Some(table) => show_one(&runs, table, options.json, &folder)?,
+        Some(table) => show_one(&runs, table, options.json)?,
         None => show(&runs, options.json)?,
     }
     Ok(Exit::Success)
@@ -91,15 +97,14 @@ pub(super) fn show(runs: &Runs, json: bool) -> anyhow::Result<()> {
     print_json(&tables.collect::<serde_json::Map<_, _>>())
 }
 
-/// Prints one table: its rows as JSON, or its CSV file.
-fn show_one(runs: &Runs, table: &str, json: bool, folder: &Path) -> anyhow::Result<()> {
-    if !json {
-        return print(&files::read_to_string(
-            &folder.join(format!("{table}.csv")),
-        )?);
-    }
+/// Prints one table: its rows as JSON or as CSV.
+fn show_one(runs: &Runs, table: &str, json: bool) -> anyhow::Result<()> {
     let frame = runs.frames().into_iter().find(|(name, _)| *name == table);
-    frame.map_or(Ok(()), |(_, frame)| print_json(&render::json(&frame)))
+    match frame {
+        Some((_, frame)) if json => print_json(&render::json(&frame)),
+        Some((_, frame)) => print(&render::csv::text(&frame)?),
+        None => Ok(()),
+    }
 }
 
 /// Prints what every column means.

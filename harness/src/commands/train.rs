@@ -9,7 +9,6 @@ use crate::exit::{Exit, UserError};
 use crate::lengths;
 use crate::matrix::{self, Cell, Surroundings};
 use crate::profile::Assignment;
-use crate::progress::warn;
 use crate::settings::{MOST_STEPS, ScalingName, Scope, Setting, Settings};
 
 /// Name of the size of a folder that has no usable name of its own.
@@ -56,6 +55,8 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         text: options.text,
         ..SuiteOptions::default()
     };
+    // Said once nothing speaks against the rest: an error should stand alone.
+    let mut remarks = Vec::new();
     if let Some(steps) = options.steps {
         if !(1..=MOST_STEPS).contains(&steps) {
             let message = format!("--steps {steps}: must be at least 1 and at most {MOST_STEPS}");
@@ -64,13 +65,19 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         let lengths = proportioned(&suite, &size, steps)?;
         if !lengths.is_empty() {
             let shown: Vec<&str> = lengths.iter().map(|it| it.text.as_str()).collect();
-            warn(&format!("in proportion: {}", shown.join(", ")));
+            // Without the size: there is but this one.
+            let own = format!("size.{size}.");
+            let shown: Vec<&str> = shown
+                .iter()
+                .map(|text| text.strip_prefix(&own).unwrap_or(text))
+                .collect();
+            remarks.push(format!("in proportion: {}", shown.join(", ")));
         }
         suite.set.splice(0..0, lengths);
     }
     if options.rank.is_some() || options.alpha.is_some() {
         let scale = scaled(&mut suite, &size, &method, options.rank, options.alpha)?;
-        warn(&scale);
+        remarks.push(scale);
     }
     let request = Request::new(&suite)?
         .with_first_seed()?
@@ -79,7 +86,7 @@ pub fn run(options: TrainOptions) -> anyhow::Result<Exit> {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
     }
-    bench_all::train(&request, options.json)
+    bench_all::train(&request, &remarks, options.json)
 }
 
 /// A folder's name as that of a size: in lower case, and with nothing that a key of a profile could not be.
