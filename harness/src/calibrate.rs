@@ -25,10 +25,9 @@ use crate::{suite, worker};
 /// What a child says before it measures.
 const READY: &str = "ready";
 
-/// The least that is measured: where updates are short, so many that all children are at it together for a while, and that
-/// a moment in which the machine had something else to do is not all that was seen.
-const LEAST_TIME: Duration = Duration::from_secs(2);
-const LEAST_UPDATES: usize = 3;
+/// The least that is measured: where updates are short, so many that all children are at it together for a while.
+const LEAST_TIME: Duration = Duration::from_millis(500);
+const LEAST_UPDATES: u64 = 2;
 
 /// Tokens of an update at most: more would make it no more exact. A processor is kept busy by fewer, and takes its time.
 fn most_tokens(device: Device) -> usize {
@@ -188,17 +187,14 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     io::copy(&mut input, &mut io::sink()).context("cannot wait for the others")?;
 
     let start = Instant::now();
-    let mut seconds = Vec::new();
-    while seconds.len() < LEAST_UPDATES || start.elapsed() < LEAST_TIME {
-        let begun = Instant::now();
-        train(&mut *learner, seconds.len() as u64 + 1)?;
-        seconds.push(begun.elapsed().as_secs_f64());
+    let mut updates = 0;
+    while updates < LEAST_UPDATES || start.elapsed() < LEAST_TIME {
+        updates += 1;
+        train(&mut *learner, updates)?;
     }
-    // The median: one update that was held up says nothing of the others.
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2].max(1e-9);
+    let seconds = start.elapsed().as_secs_f64().max(1e-9);
     let flops = cost::flops_per_token(&network, None, length) * tokens.len() as f64;
-    print(&(flops / median).to_string())?;
+    print(&(flops * updates as f64 / seconds).to_string())?;
     Ok(Exit::Success)
 }
 
