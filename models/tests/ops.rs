@@ -445,23 +445,90 @@ fn assert_differentiates<const N: usize>(
     }
 }
 
-#[test]
-fn low_rank_linear_matches_finite_differences() {
-    let (i, o) = (9, 7);
-    let weight = input(1, [o, i]);
-    let weight64: Vec<f64> = weight.values.iter().map(|x| f64::from(*x)).collect();
-    assert_differentiates(
-        [input(2, [5, i]), input(3, [3, i]), input(4, [o, 3])],
-        |[x, a, b]| ops::low_rank_linear(x, Some(leaf(&weight)), a, b, 0.5),
-        |[x, a, b]| {
-            let low_rank = matmul_transposed(&matmul_transposed(x, a, i), b, 3);
-            matmul_transposed(x, &weight64, i)
-                .iter()
-                .zip(low_rank)
-                .map(|(y, z)| y + 0.5 * z)
-                .collect()
-        },
-    );
+// Small, since each element of each input costs two evaluations; the shapes include one token, one row, one column.
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear_matches_finite_differences(n in 1usize..7, i in 1usize..10, o in 1usize..8, seed in 0u64..1000) {
+        assert_differentiates(
+            [input(seed, [n, i]), input(seed + 1, [o, i])],
+            |[x, w]| ops::linear(x, w),
+            |[x, w]| matmul_transposed(x, w, i),
+        );
+    }
+
+    #[test]
+    fn low_rank_linear_matches_finite_differences(
+        n in 1usize..7, i in 1usize..10, o in 1usize..8, r in 1usize..4, frozen in any::<bool>(), seed in 0u64..1000,
+    ) {
+        let weight = frozen.then(|| input(seed + 3, [o, i]));
+        let weight64: Option<Vec<f64>> =
+            weight.as_ref().map(|weight| weight.values.iter().map(|x| f64::from(*x)).collect());
+        assert_differentiates(
+            [input(seed, [n, i]), input(seed + 1, [r, i]), input(seed + 2, [o, r])],
+            |[x, a, b]| ops::low_rank_linear(x, weight.as_ref().map(leaf), a, b, 0.5),
+            |[x, a, b]| {
+                let low_rank = matmul_transposed(&matmul_transposed(x, a, i), b, r);
+                let base = weight64.as_ref().map(|weight| matmul_transposed(x, weight, i));
+                let base = base.unwrap_or_else(|| vec![0.0; n * o]);
+                base.iter().zip(low_rank).map(|(y, z)| y + 0.5 * z).collect()
+            },
+        );
+    }
+
+    #[test]
+    fn attention_matches_finite_differences(
+        batch in 1usize..3, length in 1usize..7, heads in 1usize..3, half in 1usize..4, seed in 0u64..1000,
+    ) {
+        let shape = [batch, length, heads * half * 2];
+        let rows = [batch * length, shape[2]];
+        assert_differentiates(
+            [input(seed, rows), input(seed + 1, rows), input(seed + 2, rows)],
+            |inputs| own_attention(shape, heads, inputs),
+            |[q, k, v]| reference_attention(q, k, v, shape, heads),
+        );
+    }
+
+    #[test]
+    fn cross_entropy_matches_finite_differences(
+        n in 1usize..8, d in 1usize..6, v in 1usize..10, ignored in any::<bool>(), seed in 0u64..1000,
+    ) {
+        let targets = some_targets(seed, n, v, ignored);
+        assert_differentiates(
+            [input(seed, [n, d]), input(seed + 1, [v, d])],
+            |[h, w]| ops::cross_entropy(h, w, integers(&targets)).reshape([1, 1]),
+            |[h, w]| reference_cross_entropy(h, w, d, &targets),
+        );
+    }
+
+    #[test]
+    fn rms_norm_matches_finite_differences(n in 1usize..7, d in 2usize..12, seed in 0u64..1000) {
+        assert_differentiates(
+            [input(seed, [n, d]), input(seed + 1, [1, d])],
+            |[x, w]| ops::rms_norm(x, w),
+            |[x, w]| reference_rms_norm(x, w),
+        );
+    }
+
+    #[test]
+    fn swiglu_matches_finite_differences(n in 1usize..7, d in 1usize..12, seed in 0u64..1000) {
+        assert_differentiates(
+            [input(seed, [n, d]), input(seed + 1, [n, d])],
+            |[z, u]| ops::swiglu(z, u),
+            |[z, u]| z.iter().zip(u).map(|(z, u)| z / (1.0 + (-z).exp()) * u).collect(),
+        );
+    }
+
+    #[test]
+    fn embedding_matches_finite_differences(n in 1usize..9, d in 1usize..6, v in 1usize..6, seed in 0u64..1000) {
+        let tokens = some_targets(seed, n, v, false);
+        assert_differentiates(
+            [input(seed, [v, d])],
+            |[table]| ops::embedding(table, integers(&tokens)),
+            |[table]| tokens.iter().flat_map(|&token| table[token as usize * d..][..d].to_vec()).collect(),
+        );
+    }
 }
 
 #[test]
@@ -479,51 +546,6 @@ fn a_trained_weight_of_a_low_rank_linear_gets_its_gradient() {
         differentiate(&inputs, |[x, w, a, b]| {
             ops::low_rank_linear::definition(x, Some(w), a, b, 0.5).0
         }),
-    );
-}
-
-#[test]
-fn attention_matches_finite_differences() {
-    for (shape, heads) in [([2, 5, 8], 2), ([1, 1, 4], 1)] {
-        let rows = [shape[0] * shape[1], shape[2]];
-        assert_differentiates(
-            [input(1, rows), input(2, rows), input(3, rows)],
-            |inputs| own_attention(shape, heads, inputs),
-            |[q, k, v]| reference_attention(q, k, v, shape, heads),
-        );
-    }
-}
-
-#[test]
-fn cross_entropy_matches_finite_differences() {
-    let targets = [3, -1, 0, 6, 6];
-    assert_differentiates(
-        [input(1, [5, 4]), input(2, [7, 4])],
-        |[h, w]| ops::cross_entropy(h, w, integers(&targets)).reshape([1, 1]),
-        |[h, w]| reference_cross_entropy(h, w, 4, &targets),
-    );
-}
-
-#[test]
-fn rms_norm_matches_finite_differences() {
-    assert_differentiates(
-        [input(1, [5, 11]), input(2, [1, 11])],
-        |[x, w]| ops::rms_norm(x, w),
-        |[x, w]| reference_rms_norm(x, w),
-    );
-}
-
-#[test]
-fn swiglu_matches_finite_differences() {
-    assert_differentiates(
-        [input(1, [5, 11]), input(2, [5, 11])],
-        |[z, u]| ops::swiglu(z, u),
-        |[z, u]| {
-            z.iter()
-                .zip(u)
-                .map(|(z, u)| z / (1.0 + (-z).exp()) * u)
-                .collect()
-        },
     );
 }
 
