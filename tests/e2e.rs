@@ -677,6 +677,30 @@ fn a_suite_sized_to_a_time_is_complete_at_its_end() {
     assert!(["once", "twice", "thrice"].iter().any(completes));
 }
 
+/// The activations of one block instead of all of them, and otherwise the same suite.
+#[test]
+fn recomputed_blocks_need_less_memory_and_leave_the_same_tables() {
+    let world = World::new();
+    let only = ["--only", "full,relora", "--set", "dropout=0.1"];
+    world.succeed(&World::suite("kept", &only));
+    world.succeed(&World::suite(
+        "again",
+        &[&only[..], &["--recompute"]].concat(),
+    ));
+    assert_eq!(tables(&world.path("kept")), tables(&world.path("again")));
+    let planned = |suite: &str| {
+        let path = world.path(suite).join("tiny-full-seed1/result.json");
+        let text = fs::read_to_string(path).expect("a result");
+        let result: Value = serde_json::from_str(&text).expect("JSON");
+        let activations = result.pointer("/planned_memory/activations");
+        activations.and_then(Value::as_u64).expect("a number")
+    };
+    assert!(planned("again") < planned("kept"));
+    let refused = world.run(&World::suite("kept", &["--only", "lora", "--recompute"]));
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("recompute"), "{}", refused.stderr);
+}
+
 /// What `bench-step` prints hangs together, and the operations of a token are those of the network by hand.
 #[test]
 fn bench_step_measures_what_it_says() {

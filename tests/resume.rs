@@ -413,7 +413,10 @@ impl Trained {
 fn timeless(mut record: Value) -> Value {
     let fields = record.as_object_mut().expect("an object");
     fields.retain(|name, _| {
-        !name.ends_with("seconds") && name != "tokens_per_second" && name != "peak_memory_bytes"
+        let memory = ["peak_memory_bytes", "planned_memory"];
+        !name.ends_with("seconds")
+            && name != "tokens_per_second"
+            && !memory.contains(&name.as_str())
     });
     record
 }
@@ -479,6 +482,10 @@ impl Learner for Stopping {
         self.dead |= matches!(self.moment, Some(Moment::InAccumulation { step }) if step == self.updates)
             && self.micro_batches == 2;
         self.inner.accumulate(batch, weight);
+    }
+
+    fn recompute_blocks(&mut self, recompute: bool) {
+        self.inner.recompute_blocks(recompute);
     }
 
     fn timed_update(

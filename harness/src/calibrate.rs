@@ -162,6 +162,7 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     let adamw = cell.algorithm()?.adamw;
     let draws = Seeded { seed: 0 };
     let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
+    learner.recompute_blocks(cell.settings.recompute);
     let tokens: Vec<u32> = (0..rows * length)
         .map(|index| (index * 7919 % network.vocabulary) as u32)
         .collect();

@@ -585,6 +585,7 @@ pub(crate) mod tests {
     impl Learner for Pretend {
         fn attach(&mut self, _: u64, _: &LowRank, _: &dyn Draws) {}
         fn accumulate(&mut self, _: Batch<'_>, _: f64) {}
+        fn recompute_blocks(&mut self, _: bool) {}
         fn update(&mut self, _: Update) {}
         fn timed_update(&mut self, _: Batch<'_>, _: f64, _: Update) -> Result<Phases, DeviceFault> {
             Ok(Phases::default())

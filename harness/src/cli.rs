@@ -123,7 +123,7 @@ pub struct SuiteOptions {
     pub jobs: Option<u64>,
 }
 
-/// Where the arithmetic is done.
+/// Where and how the arithmetic is done.
 #[derive(Args, Clone, Debug, Default)]
 pub struct PlaceOptions {
     /// auto, cpu, cuda or cuda:N [default: auto, CUDA where it is usable]
@@ -132,6 +132,9 @@ pub struct PlaceOptions {
     /// f32, bf16, or bf16-master (bf16 arithmetic, f32 weights and moments) [default: f32 on the CPU, else bf16]
     #[arg(long, value_name = "PRECISION", value_parser = precision)]
     pub precision: Option<String>,
+    /// Compute blocks a second time in the backward pass instead of keeping them: less memory, more time, the same numbers
+    #[arg(long)]
+    pub recompute: bool,
 }
 
 /// What is read.

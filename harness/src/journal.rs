@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use models::{Learner, LossSum, Reading, ResetReport};
 use results::record::{
-    EvaluationRecord, Failure, Manifest, Record, ResetRecord, RestartRecord, RunResult, SCHEMA,
-    Session, Status, StepRecord, StopRecord,
+    EvaluationRecord, Failure, Manifest, PlannedMemory, Record, ResetRecord, RestartRecord,
+    RunResult, SCHEMA, Session, Status, StepRecord, StopRecord,
 };
 
 use crate::checkpoint::{self, Checkpoint, Clock, State};
@@ -23,6 +23,7 @@ use crate::exit::{UserError, one_line};
 use crate::files::{self, FileError, failed_to};
 use crate::lease::Lease;
 use crate::matrix::Cell;
+use crate::plan;
 use crate::progress::warn;
 use crate::run::{Outcome, Progress};
 use crate::stop::{self, Reason};
@@ -87,6 +88,8 @@ pub struct Journal {
     /// How long writing it took.
     checkpoint_cost: Duration,
     bytes_per_target: f64,
+    /// Of the process when there was no network yet.
+    allocated_before: u64,
     copies_to_stdout: bool,
     /// For TensorBoard, once the run goes on.
     events: Option<EventFile>,
@@ -177,6 +180,7 @@ impl Journal {
             newest_checkpoint: Instant::now(),
             checkpoint_cost: Duration::ZERO,
             bytes_per_target: 0.0,
+            allocated_before: models::held_by_process().allocated,
             copies_to_stdout: false,
             events: None,
             writes_events: false,
@@ -530,6 +534,7 @@ impl Journal {
             evaluation_seconds: clock.evaluation_seconds,
             wall_seconds: clock.training_seconds + clock.evaluation_seconds + clock.other_seconds,
             peak_memory_bytes: clock.peak_memory_bytes,
+            planned_memory: self.planned_memory(),
             weight_bytes: bytes(checkpoint::is_weight),
             optimizer_state_bytes: bytes(checkpoint::is_optimizer_state),
             restarts: count(|record| matches!(record, Record::Restart(_))),
@@ -690,6 +695,23 @@ impl Journal {
 
     fn prune(&self, newest: usize) -> Result<()> {
         self.guarded(|| checkpoint::prune(&checkpoint::folder(&self.directory), newest))
+    }
+
+    /// What the memory plan says of the stages that this run went through itself. On CUDA the peak that it would stand
+    /// beside is not read yet.
+    fn planned_memory(&self) -> Option<PlannedMemory> {
+        let precision = self.cell.precision.parse().ok()?;
+        if self.cell.device != "cpu" {
+            return None;
+        }
+        let first = self.manifest.sessions.first()?.from_step;
+        let bytes = if first < self.cell.settings.warm_start_length() {
+            plan::bytes(&self.cell, precision).0
+        } else {
+            plan::bytes_of_own_stage(&self.cell, precision)
+        };
+        let process = self.allocated_before + models::held_by_process().mapped;
+        Some(plan::beside_process(bytes, process))
     }
 
     fn note_peak_memory(&mut self, learner: &dyn Learner) {

@@ -343,7 +343,7 @@ impl Cell {
         determines
     }
 
-    /// What two methods of a size must have in common, so that their losses may be compared: text, precision, kind of device,
+    /// What two methods of a size must have in common, so that their figures may be compared: text, precision, kind of device,
     /// where they start from, and of the settings that are the size's those that both use.
     #[must_use]
     pub fn shared_by_size(&self, other: &Cell) -> serde_json::Value {
@@ -353,7 +353,9 @@ impl Cell {
             scope.is_some_and(|(_, scope)| *scope == Scope::Size)
         };
         if let Some(settings) = shared["settings"].as_object_mut() {
-            settings.retain(|key, _| of_size(key) && other.settings.uses(key));
+            // Recomputed or kept, a loss is the same; time and memory are not.
+            settings
+                .retain(|key, _| of_size(key) && (other.settings.uses(key) || key == "recompute"));
         }
         if let Some(shared) = shared.as_object_mut() {
             shared.remove("network");

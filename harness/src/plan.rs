@@ -7,9 +7,10 @@ use crate::files;
 use crate::lengths;
 use crate::matrix::Cell;
 use crate::progress::{duration, thousands};
-use crate::settings::NetworkName;
+use crate::settings::{NetworkName, Settings};
 use anyhow::Result;
 use models::{Precision, cost};
+use results::record::PlannedMemory;
 use results::render::number_of;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display};
@@ -630,19 +631,54 @@ fn shorten(plan: &mut Plan, scale: Scale, budget: &str) -> Result<(), UserError>
 /// Memory of a cell by class in the stage that takes more, and whether that is its warm start.
 #[must_use]
 pub fn bytes(cell: &Cell, precision: Precision) -> (cost::Bytes, bool) {
-    let (rows, length) = (
-        cell.settings.micro_batch_size as usize,
-        cell.settings.sequence_length as usize,
-    );
-    let low_rank = MethodSwitches::of(&cell.settings).low_rank;
-    let own = cost::bytes(&cell.network(), low_rank.as_ref(), precision, rows, length);
+    let own = bytes_of_own_stage(cell, precision);
     if cell.settings.warm_start {
-        let full_rank = cost::bytes(&cell.network(), None, precision, rows, length);
+        let full_rank = cost::bytes(&cell.network(), None, &step(&cell.settings, precision));
         if full_rank.total() > own.total() {
             return (full_rank, true);
         }
     }
     (own, false)
+}
+
+/// Memory of a cell by class after its warm start, if it has one.
+#[must_use]
+pub fn bytes_of_own_stage(cell: &Cell, precision: Precision) -> cost::Bytes {
+    let low_rank = MethodSwitches::of(&cell.settings).low_rank;
+    let step = step(&cell.settings, precision);
+    cost::bytes(&cell.network(), low_rank.as_ref(), &step)
+}
+
+/// The same beside what the process holds without a network.
+#[must_use]
+pub fn beside_process(bytes: cost::Bytes, process: u64) -> PlannedMemory {
+    let cost::Bytes {
+        weights,
+        gradients,
+        moments,
+        activations,
+        logits,
+        workspace,
+    } = bytes;
+    PlannedMemory {
+        process,
+        weights,
+        gradients,
+        moments,
+        activations,
+        logits,
+        workspace,
+    }
+}
+
+fn step(settings: &Settings, precision: Precision) -> cost::Step {
+    cost::Step {
+        precision,
+        rows: settings.micro_batch_size as usize,
+        length: settings.sequence_length as usize,
+        accumulates: settings.micro_batch_size < settings.global_batch_size,
+        recompute: settings.recompute,
+    }
 }
 
 #[cfg(test)]

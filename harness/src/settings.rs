@@ -273,6 +273,9 @@ settings! {
     Size global_batch_size: u64 = 480;
     /// Sequences that go through the network at once; the gradients of an update's micro-batches are accumulated.
     Size micro_batch_size: u64 = 30;
+    /// Whether the backward pass computes blocks a second time instead of keeping their activations: less memory, more time,
+    /// the same numbers.
+    Size recompute: bool = false;
     /// How documents become sequences.
     Size documents: Documents = Documents::Packed;
     /// Tokens that neighbouring rows share: 1 makes every token but the first a target, 0 is the official convention.
@@ -388,6 +391,7 @@ impl Settings {
             // Resolved in the cell's network, or a matter of what is kept.
             "hidden" | "intermediate" | "layers" | "heads" | "network" | "checkpoint_every"
             | "keep_factors" => false,
+            "recompute" => self.recompute,
             "warm_start_steps" | "schedule_span" => self.warm_start,
             "restart_every" => self.restarts || (cycles && self.cycle_steps == 0),
             "cycle_steps" => cycles,

@@ -186,6 +186,7 @@ fn train(plan: &Plan, cell: &Cell, journal: &mut Journal, stop: &Stop) -> Result
     let precision: Precision = cell.precision.parse().map_err(unknown)?;
     let mut learner =
         models::learner(&cell.network(), &algorithm.adamw, device, precision, &draws)?;
+    learner.recompute_blocks(cell.settings.recompute);
     // A run that goes on has them behind it.
     if let Some(initial) = &cell.initial
         && journal.newest_checkpoint()?.is_none()
@@ -206,7 +207,10 @@ fn unknown(error: UnknownName) -> UserError {
 pub fn start_threads(threads: u64) -> Result<()> {
     let threads = usize::try_from(threads).context("too many threads")?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build_global().context("cannot start compute threads")
+    pool.build_global()
+        .context("cannot start compute threads")?;
+    models::ops::cpu::product::prepare_threads();
+    Ok(())
 }
 
 /// Where a device's numbers come from: `cpu` or `cuda`, whichever it is of them.

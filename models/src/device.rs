@@ -230,13 +230,35 @@ fn cuda_learner(
 /// Memory of this process, from `/proc/self/status`; nothing where there is no such file. The kernel begins its high-water
 /// mark anew when a program is started, so it is not that of the process which started this one.
 fn process_memory() -> DeviceMemory {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak_bytes = peak.and_then(|peak| {
-        let kibibytes: u64 = peak.split_whitespace().next()?.parse().ok()?;
-        kibibytes.checked_mul(1024)
-    });
-    DeviceMemory { peak_bytes }
+    DeviceMemory {
+        peak_bytes: of_process("VmHWM:"),
+    }
+}
+
+/// What this process holds of memory now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Bytes that it has allocated.
+    pub allocated: u64,
+    /// Bytes of files that are mapped and have been read: the program itself, a token store.
+    pub mapped: u64,
+}
+
+/// What this process holds of memory now, as far as Linux's `/proc` tells; zeros elsewhere.
+#[must_use]
+pub fn held_by_process() -> ProcessMemory {
+    ProcessMemory {
+        allocated: of_process("RssAnon:").unwrap_or_default(),
+        mapped: of_process("RssFile:").unwrap_or_default(),
+    }
+}
+
+/// An entry of `/proc/self/status`, in bytes.
+fn of_process(entry: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(entry))?;
+    let kibibytes: u64 = value.split_whitespace().next()?.parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 /// What of CUDA is on this machine.

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use burn::backend::Autodiff;
+use burn::backend::autodiff::grads::Gradients;
 use burn::tensor::Tensor;
 
 use crate::draws::{Draw, DrawRole, Draws, Seeded};
 use crate::fault::{DeviceFault, PanicWatch};
-use crate::llama::{Block, Dropout, Llama, Pass, forward};
+use crate::llama::{Block, Dropout, Llama, Pass, embed, forward, loss};
 use crate::low_rank::{Linear, LowRank, Scaling};
 use crate::network::Network;
 use crate::optimizer::{AdamW, Reading, Update, adamw, clip_factor, global_norm};
@@ -27,6 +28,11 @@ pub trait Learner {
 
     /// `gradient += weight · ∇ Σ loss` over the targets of the batch.
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64);
+
+    /// Whether the backward pass computes each block a second time instead of keeping what it needs of all of them:
+    /// the same gradients, in the memory of one block's activations and of every block's input (Chen et al. 2016), for
+    /// a second forward pass. Off at first.
+    fn recompute_blocks(&mut self, recompute: bool);
 
     /// Clips the accumulated gradient, takes an AdamW step with it and forgets it. A gradient that is not finite is
     /// not applied, nor is anything after it; the [`Reading`] shows it.
@@ -127,6 +133,7 @@ pub(crate) struct LlamaLearner<B: ops::Backend> {
     memory: fn() -> DeviceMemory,
     parameters: Llama<Parameter<B>>,
     attached: Option<Attached>,
+    recompute_blocks: bool,
     /// Losses accumulated since the last update, each with its weight; they stay on the device.
     losses: Vec<(f64, Tensor<B, 1>)>,
     /// Updates that have not been drained.
@@ -137,8 +144,21 @@ pub(crate) struct LlamaLearner<B: ops::Backend> {
     fault: Option<DeviceFault>,
 }
 
-/// Every parameter as a leaf of the graph, and the loss `[1]` at its root.
-type Lifted<B> = (Llama<Tensor<Autodiff<B>, 2>>, Tensor<Autodiff<B>, 1>);
+/// A forward pass: every parameter as a leaf of the graph, and the loss `[1]` at its root.
+struct Graph<B: ops::Backend> {
+    weights: Llama<Tensor<Autodiff<B>, 2>>,
+    loss: Tensor<Autodiff<B>, 1>,
+    /// Present where the graph holds no block, and the blocks are to be computed again.
+    cut: Option<Cut<B>>,
+}
+
+/// Where the graph ends before its first block.
+struct Cut<B: ops::Backend> {
+    /// What each block read `[n, d]`.
+    inputs: Vec<Tensor<B, 2>>,
+    /// What the last block left `[n, d]`, a leaf of the graph.
+    last: Tensor<Autodiff<B>, 2>,
+}
 
 /// What attaching has fixed.
 struct Attached {
@@ -176,6 +196,7 @@ impl<B: ops::Backend> LlamaLearner<B> {
             memory,
             parameters,
             attached: None,
+            recompute_blocks: false,
             losses: Vec::new(),
             updates: Vec::new(),
             first_bad_step: None,
@@ -215,16 +236,20 @@ impl<B: ops::Backend> LlamaLearner<B> {
         }
     }
 
-    /// The network lifted into a graph, and the loss at its end `[1]`.
-    fn forward(&self, batch: Batch<'_>) -> Lifted<B> {
-        let attached = self.attached.as_ref();
-        let dropout = attached.filter(|attached| attached.dropout_share > 0.0);
-        let dropout = dropout.map(|attached| Dropout {
+    fn dropout(&self, batch: Batch<'_>) -> Option<Dropout> {
+        let attached = self.attached.as_ref()?;
+        (attached.dropout_share > 0.0).then_some(Dropout {
             share: attached.dropout_share,
             key: attached.dropout_key,
             batch_index: batch.index,
-        });
-        let lifted = self.parameters.map(|parameter| {
+        })
+    }
+
+    /// The network lifted into a graph, and the loss at its end.
+    fn forward(&self, batch: Batch<'_>) -> Graph<B> {
+        let dropout = self.dropout(batch);
+        let pass = self.pass(dropout.as_ref());
+        let weights = self.parameters.map(|parameter| {
             let tensor = Tensor::<Autodiff<B>, 2>::from_inner(parameter.value.clone());
             if parameter.is_trainable() {
                 tensor.require_grad()
@@ -232,22 +257,64 @@ impl<B: ops::Backend> LlamaLearner<B> {
                 tensor
             }
         });
-        let loss = forward(&lifted, batch, &self.pass(dropout.as_ref()));
-        (lifted, loss)
+        if !self.recompute_blocks {
+            return Graph {
+                loss: forward(&weights, batch, &pass),
+                weights,
+                cut: None,
+            };
+        }
+        let plain = self.parameters.map(|parameter| parameter.value.clone());
+        let mut inputs = Vec::with_capacity(plain.blocks.len());
+        let mut hidden_nd = embed(&plain, batch);
+        for block in &plain.blocks {
+            inputs.push(hidden_nd.clone());
+            hidden_nd = block.forward(hidden_nd, batch, &pass);
+        }
+        let last = Tensor::from_inner(hidden_nd).require_grad();
+        Graph {
+            loss: loss(&weights, last.clone(), batch),
+            weights,
+            cut: Some(Cut { inputs, last }),
+        }
     }
 
     /// `gradient += weight · ∇ loss`, and the loss remembered with its weight.
-    fn backward(
-        &mut self,
-        lifted: &Llama<Tensor<Autodiff<B>, 2>>,
-        loss: Tensor<Autodiff<B>, 1>,
-        weight: f64,
-    ) {
+    fn backward(&mut self, graph: Graph<B>, batch: Batch<'_>, weight: f64) {
+        let Graph { weights, loss, cut } = graph;
         self.losses.push((weight, loss.clone().inner()));
         let mut gradients = loss.mul_scalar(weight).backward();
-        for (parameter, tensor) in self.parameters.iter_mut().zip(lifted.iter()) {
+        self.add_gradients(&weights, &mut gradients);
+        let Some(Cut { mut inputs, last }) = cut else {
+            return;
+        };
+        let dropout = self.dropout(batch);
+        let mut above = last.grad_remove(&mut gradients);
+        for block in weights.blocks.iter().rev() {
+            let (Some(gradient), Some(input)) = (above, inputs.pop()) else {
+                return;
+            };
+            let input = Tensor::from_inner(input).require_grad();
+            let output = block.forward(input.clone(), batch, &self.pass(dropout.as_ref()));
+            let mut gradients = backward_from(output, gradient);
+            self.add_gradients(&weights, &mut gradients);
+            above = input.grad_remove(&mut gradients);
+        }
+        if let Some(gradient) = above {
+            let mut gradients = backward_from(embed(&weights, batch), gradient);
+            self.add_gradients(&weights, &mut gradients);
+        }
+    }
+
+    /// Adds what a backward pass has found to the gradients of the update.
+    fn add_gradients(
+        &mut self,
+        weights: &Llama<Tensor<Autodiff<B>, 2>>,
+        gradients: &mut Gradients,
+    ) {
+        for (parameter, tensor) in self.parameters.iter_mut().zip(weights.iter()) {
             if parameter.is_trainable()
-                && let Some(gradient) = tensor.grad_remove(&mut gradients)
+                && let Some(gradient) = tensor.grad_remove(gradients)
             {
                 parameter.add_gradient(gradient, &self.placement);
             }
@@ -336,10 +403,14 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
 
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
         let _told_by_drain = self.attempt(|learner| {
-            let (lifted, loss) = learner.forward(batch);
-            learner.backward(&lifted, loss, weight);
+            let graph = learner.forward(batch);
+            learner.backward(graph, batch, weight);
             Ok(())
         });
+    }
+
+    fn recompute_blocks(&mut self, recompute: bool) {
+        self.recompute_blocks = recompute;
     }
 
     fn timed_update(
@@ -353,11 +424,10 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
             let wait = || B::sync(&device).map_err(|error| DeviceFault::new(&error.to_string()));
             wait()?;
             let begun = Instant::now();
-            let (lifted, loss) = learner.forward(batch);
+            let graph = learner.forward(batch);
             wait()?;
             let forward = begun.elapsed();
-            learner.backward(&lifted, loss, weight);
-            drop(lifted);
+            learner.backward(graph, batch, weight);
             wait()?;
             let backward = begun.elapsed() - forward;
             learner.apply(update)?;
@@ -488,6 +558,14 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
     fn memory(&self) -> DeviceMemory {
         (self.memory)()
     }
+}
+
+/// The gradients below an output whose own gradient is known.
+fn backward_from<B: ops::Backend>(
+    output: Tensor<Autodiff<B>, 2>,
+    gradient: Tensor<B, 2>,
+) -> Gradients {
+    output.mul(Tensor::from_inner(gradient)).sum().backward()
 }
 
 /// The element of a `[1]` tensor. Waits for the device.

@@ -26,7 +26,8 @@ mod parameter;
 mod reset;
 
 pub use device::{
-    Cuda, Device, DeviceError, Driver, Nvrtc, Precision, UnknownName, learner, probe,
+    Cuda, Device, DeviceError, Driver, Nvrtc, Precision, ProcessMemory, UnknownName,
+    held_by_process, learner, probe,
 };
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;

@@ -58,30 +58,56 @@ pub(crate) fn forward<B: ops::Backend>(
     batch: Batch<'_>,
     pass: &Pass<'_>,
 ) -> Tensor<B, 1> {
-    let device = weights.embedding.device();
-    let mut hidden_nd = ops::embedding(weights.embedding.clone(), indices(batch.inputs, &device));
+    let mut hidden_nd = embed(weights, batch);
     for block in &weights.blocks {
+        hidden_nd = block.forward(hidden_nd, batch, pass);
+    }
+    loss(weights, hidden_nd, batch)
+}
+
+/// What the first block reads `[n, d]`.
+pub(crate) fn embed<B: ops::Backend>(
+    weights: &Llama<Tensor<B, 2>>,
+    batch: Batch<'_>,
+) -> Tensor<B, 2> {
+    let tokens = indices(batch.inputs, &weights.embedding.device());
+    ops::embedding(weights.embedding.clone(), tokens)
+}
+
+/// The loss `[1]` of what the last block leaves `[n, d]`.
+pub(crate) fn loss<B: ops::Backend>(
+    weights: &Llama<Tensor<B, 2>>,
+    hidden_nd: Tensor<B, 2>,
+    batch: Batch<'_>,
+) -> Tensor<B, 1> {
+    let targets = indices(batch.targets, &hidden_nd.device());
+    let normed_nd = ops::rms_norm(hidden_nd, weights.norm.clone());
+    ops::cross_entropy(normed_nd, weights.head.clone(), targets)
+}
+
+impl<B: ops::Backend> Block<Tensor<B, 2>> {
+    /// Hidden states `[n, d]` with what attention and MLP add to them.
+    pub(crate) fn forward(
+        &self,
+        hidden_nd: Tensor<B, 2>,
+        batch: Batch<'_>,
+        pass: &Pass<'_>,
+    ) -> Tensor<B, 2> {
         let [n, d] = hidden_nd.dims();
         let by_row = |x_nd: Tensor<B, 2>| x_nd.reshape([batch.rows, batch.length, d]);
 
-        let normed_nd = ops::rms_norm(hidden_nd.clone(), block.attention_norm.clone());
-        let query_btd = by_row(block.query.forward(normed_nd.clone(), pass));
-        let key_btd = by_row(block.key.forward(normed_nd.clone(), pass));
-        let value_btd = by_row(block.value.forward(normed_nd, pass));
+        let normed_nd = ops::rms_norm(hidden_nd.clone(), self.attention_norm.clone());
+        let query_btd = by_row(self.query.forward(normed_nd.clone(), pass));
+        let key_btd = by_row(self.key.forward(normed_nd.clone(), pass));
+        let value_btd = by_row(self.value.forward(normed_nd, pass));
         let mixed_nd = ops::attention(query_btd, key_btd, value_btd, pass.heads).reshape([n, d]);
-        hidden_nd = hidden_nd.add(block.output.forward(mixed_nd, pass));
+        let hidden_nd = hidden_nd.add(self.output.forward(mixed_nd, pass));
 
-        let normed_nd = ops::rms_norm(hidden_nd.clone(), block.mlp_norm.clone());
-        let gate_ni = block.gate.forward(normed_nd.clone(), pass);
-        let up_ni = block.up.forward(normed_nd, pass);
-        hidden_nd = hidden_nd.add(block.down.forward(ops::swiglu(gate_ni, up_ni), pass));
+        let normed_nd = ops::rms_norm(hidden_nd.clone(), self.mlp_norm.clone());
+        let gate_ni = self.gate.forward(normed_nd.clone(), pass);
+        let up_ni = self.up.forward(normed_nd, pass);
+        hidden_nd.add(self.down.forward(ops::swiglu(gate_ni, up_ni), pass))
     }
-    let normed_nd = ops::rms_norm(hidden_nd, weights.norm.clone());
-    ops::cross_entropy(
-        normed_nd,
-        weights.head.clone(),
-        indices(batch.targets, &device),
-    )
 }
 
 /// Tokens on the device, `-1` for [`IGNORE`].

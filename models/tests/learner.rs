@@ -170,6 +170,19 @@ fn writing_all_tensors_into_another_learner_continues_with_the_same_bits() {
 }
 
 #[test]
+fn recomputed_blocks_train_with_the_same_bits() {
+    for low_rank in variants() {
+        let [kept, again] = [false, true].map(|recompute| {
+            let mut learner = cpu_learner(&nano(), &ADAMW, 1);
+            learner.recompute_blocks(recompute);
+            run(&mut *learner, &low_rank, 0..6);
+            snapshot(&*learner)
+        });
+        assert_eq!(kept, again, "{low_rank:?}");
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     for low_rank in variants() {
         let bits = |threads: usize| {

@@ -288,6 +288,56 @@ pub struct Failure {
     pub error: String,
 }
 
+/// Bytes at the peak of a run, by class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMemory {
+    /// Of the process without a network: its program, its libraries, the text. Not planned but read.
+    pub process: u64,
+    /// Of all parameters.
+    pub weights: u64,
+    /// Of the gradients that exist at that moment.
+    pub gradients: u64,
+    /// Of Adam's moments.
+    pub moments: u64,
+    /// Of what the backward pass needs of the forward pass.
+    pub activations: u64,
+    /// Of the part of the logits that exists at a time.
+    pub logits: u64,
+    /// Of gradients of activations within one block.
+    pub workspace: u64,
+}
+
+impl PlannedMemory {
+    /// All classes together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.classes().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Every class by name.
+    #[must_use]
+    pub fn classes(&self) -> [(&'static str, u64); 7] {
+        let PlannedMemory {
+            process,
+            weights,
+            gradients,
+            moments,
+            activations,
+            logits,
+            workspace,
+        } = *self;
+        [
+            ("process", process),
+            ("weights", weights),
+            ("gradients", gradients),
+            ("moments", moments),
+            ("activations", activations),
+            ("logits", logits),
+            ("workspace", workspace),
+        ]
+    }
+}
+
 /// `result.json`: written last; its presence means that the run has ended for good (`complete` or `diverged`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
@@ -321,6 +371,9 @@ pub struct RunResult {
     pub wall_seconds: f64,
     /// Largest memory of the process (CPU) or the device (CUDA), bytes; absent where it cannot be read, as on CUDA for now.
     pub peak_memory_bytes: Option<u64>,
+    /// What the memory plan says of that peak; absent in runs of an older program and on CUDA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_memory: Option<PlannedMemory>,
     /// Bytes of the weights held by the learner at the end.
     pub weight_bytes: u64,
     /// Bytes of the optimizer's state at the end.

@@ -696,6 +696,10 @@ impl Learner for Observed {
         self.updates += 1;
     }
 
+    fn recompute_blocks(&mut self, recompute: bool) {
+        self.inner.recompute_blocks(recompute);
+    }
+
     fn timed_update(
         &mut self,
         batch: Batch<'_>,

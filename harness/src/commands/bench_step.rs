@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use models::{Batch, Device, Learner, Network, Phases, Seeded, Update, cost};
+use results::record::PlannedMemory;
 use results::render::number_of;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::doctor::meminfo;
 use super::request::{Request, no_factors, one_cell, place};
@@ -18,7 +19,7 @@ use crate::exit::{Exit, UserError};
 use crate::matrix;
 use crate::profile::Assignment;
 use crate::settings::Settings;
-use crate::{suite, worker};
+use crate::{plan, suite, worker};
 
 /// Steps before those that count: kernels are compiled and the allocator's pages are fetched in them.
 const WARMUP_STEPS: u64 = 2;
@@ -39,12 +40,21 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     let of_profile = settings.sequence_length as usize;
     let (rows, length) = (options.batch, options.seq.unwrap_or(of_profile));
     let low_rank = MethodSwitches::of(&settings).low_rank;
-    let planned = cost::bytes(&network, low_rank.as_ref(), precision, rows, length);
+    let step = cost::Step {
+        precision,
+        rows,
+        length,
+        accumulates: false,
+        recompute: settings.recompute,
+    };
+    let planned = cost::bytes(&network, low_rank.as_ref(), &step);
     if device == Device::Cpu {
         check_memory(&planned, rows, length)?;
     }
     let draws = Seeded { seed: 0 };
+    let allocated_before = models::held_by_process().allocated;
     let mut learner = models::learner(&network, &adamw(&settings), device, precision, &draws)?;
+    learner.recompute_blocks(settings.recompute);
     if let Some(low_rank) = &low_rank {
         learner.attach(0, low_rank, &draws);
     }
@@ -60,6 +70,10 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     }
     // Before anything else is measured, which takes memory of its own.
     let peak_memory_bytes = learner.memory().peak_bytes;
+    let process = match device {
+        Device::Cpu => allocated_before + models::held_by_process().mapped,
+        Device::Cuda(_) => 0,
+    };
     drop(learner);
 
     let tokens = (rows * length) as f64;
@@ -103,7 +117,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         update_seconds: seconds(|phases| phases.step).median,
         first_step_seconds: first_step.as_secs_f64(),
         peak_memory_bytes,
-        planned_bytes: Planned(planned),
+        planned_bytes: plan::beside_process(planned, process),
     };
     if options.json {
         print_json(&measured)?;
@@ -151,6 +165,7 @@ fn asked(options: &BenchStepOptions) -> anyhow::Result<(Settings, Network)> {
     let suite = SuiteOptions {
         profile: Some(profile.to_owned()),
         set,
+        place: options.place.clone(),
         ..SuiteOptions::default()
     };
     let profile = Request::new(&suite)?.profile;
@@ -284,16 +299,7 @@ struct Measured {
     /// Those of a large matrix product; none where it is not measured.
     product_flops_per_second: Option<f64>,
     peak_memory_bytes: Option<u64>,
-    planned_bytes: Planned,
-}
-
-/// The memory plan, as an object of its classes.
-struct Planned(cost::Bytes);
-
-impl Serialize for Planned {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.classes())
-    }
+    planned_bytes: PlannedMemory,
 }
 
 impl Measured {
@@ -359,9 +365,9 @@ impl Measured {
         text += &format!(
             "{:<22}{}\n",
             "planned",
-            megabytes(self.planned_bytes.0.total())
+            megabytes(self.planned_bytes.total())
         );
-        for (class, bytes) in self.planned_bytes.0.classes() {
+        for (class, bytes) in self.planned_bytes.classes() {
             text += &format!("  {class:<20}{}\n", megabytes(bytes));
         }
         text

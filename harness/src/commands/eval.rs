@@ -56,6 +56,7 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
     let (device, precision) = place(&PlaceOptions {
         device: options.device,
         precision: Some(options.precision),
+        ..PlaceOptions::default()
     })?;
     let directory = tempfile::tempdir().context("cannot make a temporary folder")?;
     stop::leave_on_signals(

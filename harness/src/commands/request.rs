@@ -95,6 +95,9 @@ impl Request {
                 format!("data.tokenizer={}", shown(path)?),
             ));
         }
+        if options.place.recompute {
+            assignments.push(Assignment::by_flag("--recompute", "recompute=true"));
+        }
         let mut profile = Profile::load(&name, &assignments)?;
         if let Some(init_from) = &profile.init_from {
             let given = profile.data.tokenizer.as_deref();

@@ -31,6 +31,15 @@ pub const VOLATILE_COLUMNS: &[&str] = &[
     "peak_memory_ratio",
     "peak_memory_ratio_low",
     "peak_memory_ratio_high",
+    "planned_process_bytes",
+    "planned_weight_bytes",
+    "planned_gradient_bytes",
+    "planned_moment_bytes",
+    "planned_activation_bytes",
+    "planned_logit_bytes",
+    "planned_workspace_bytes",
+    "planned_bytes",
+    "planned_ratio",
 ];
 
 /// A column of a table, explained.
@@ -467,6 +476,60 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "",
+        "planned_process_bytes",
+        "bytes of the process without a network at the peak: its program, its libraries, the text; read, not planned; absent on CUDA",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_weight_bytes",
+        "bytes planned at the peak for all parameters",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_gradient_bytes",
+        "bytes planned at the peak for gradients of parameters",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_moment_bytes",
+        "bytes planned for Adam's moments",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_activation_bytes",
+        "bytes planned at the peak for what the backward pass needs of the forward pass",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_logit_bytes",
+        "bytes planned at the peak for the part of the logits that exists at a time",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_workspace_bytes",
+        "bytes planned at the peak for gradients of activations within one block",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_bytes",
+        "sum of the planned bytes of all classes",
+        "bytes",
+    ),
+    (
+        "",
+        "planned_ratio",
+        "planned_bytes over the largest measured peak of the complete seeds",
+        "1",
+    ),
+    (
+        "",
         "total_parameters",
         "parameters held in memory, frozen ones included",
         "parameters",
@@ -667,13 +730,15 @@ mod tests {
         }
     }
 
-    /// Units of time and memory mark a column whose value the machine decides, except bytes that follow from the shapes.
+    /// Units of time and memory mark a column whose value the machine decides, except bytes that follow from the
+    /// shapes; those planned go with the process, and with who trained the warm start.
     #[test]
     fn the_volatile_columns_are_those_of_time_and_memory() {
         for description in describe() {
             let column = description.column.as_str();
             let timed = matches!(description.unit, "seconds" | "tokens per second");
             let measured = column.starts_with("peak_memory")
+                || column.starts_with("planned_") && column != "planned_steps"
                 || column.contains("_ratio") && !column.starts_with("optimizer");
             assert_eq!(
                 VOLATILE_COLUMNS.contains(&column),

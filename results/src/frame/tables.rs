@@ -2,7 +2,9 @@
 
 use super::{Run, Runs};
 use crate::published::{self, Published};
-use crate::record::{AnglesRecord, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord, Status};
+use crate::record::{
+    AnglesRecord, PlannedMemory, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord, Status,
+};
 use crate::spectra::{self, Spectrum};
 use crate::statistics::{Difference, Estimate, LEVEL, SIGNIFICANCE, holm, mean_interval, paired};
 use polars::prelude::{Column, DataFrame, NamedFrom, Series};
@@ -216,6 +218,7 @@ impl Runs {
         columns.extend(interval("peak_memory_ratio", &rows, |row| {
             row.ratio(peak_memory_bytes)
         }));
+        columns.extend(planned(&rows));
         columns.push(column("interval_level", &rows, |_| LEVEL));
         columns.push(reference(&rows));
         table(columns)
@@ -677,6 +680,40 @@ fn pair(left: &[(u64, f64)], right: &[(u64, f64)]) -> (Vec<f64>, Vec<f64>) {
         Some((*value, *other))
     });
     common.unzip()
+}
+
+/// The memory plan by class, and its share of the measured peak.
+fn planned(rows: &[Compared<'_>]) -> Vec<Column> {
+    type Class = fn(&PlannedMemory) -> u64;
+    let classes: [(&str, Class); 8] = [
+        ("planned_process_bytes", |plan| plan.process),
+        ("planned_weight_bytes", |plan| plan.weights),
+        ("planned_gradient_bytes", |plan| plan.gradients),
+        ("planned_moment_bytes", |plan| plan.moments),
+        ("planned_activation_bytes", |plan| plan.activations),
+        ("planned_logit_bytes", |plan| plan.logits),
+        ("planned_workspace_bytes", |plan| plan.workspace),
+        ("planned_bytes", PlannedMemory::total),
+    ];
+    // Of the seed whose plan is largest, as it may have trained a warm start that the others were handed.
+    let plan = |row: &Compared<'_>| {
+        let plans = row.group.complete();
+        let plans = plans.filter_map(|(_, result)| result.planned_memory);
+        plans.max_by_key(PlannedMemory::total)
+    };
+    let mut columns: Vec<Column> = classes
+        .iter()
+        .map(|(name, of)| column(name, rows, |row| plan(row).as_ref().map(of)))
+        .collect();
+    columns.push(column("planned_ratio", rows, |row| {
+        let measured = row
+            .group
+            .complete()
+            .filter_map(|(_, it)| it.peak_memory_bytes);
+        let measured = measured.max().filter(|&bytes| bytes > 0)?;
+        Some(plan(row)?.total() as f64 / measured as f64)
+    }));
+    columns
 }
 
 fn tokens_per_second(result: &RunResult) -> Option<f64> {

@@ -376,7 +376,7 @@ fn memory_section(rows: &[Cells<'_>]) -> String {
     format!(
         "\n### Memory\n\n{}\n- Bytes in {unit}. Trained: parameters that the optimizer updates (in the low-rank stage, if there is one).\n\
          - Peak: the largest memory of the whole worker process (CPU) or of the device (CUDA, where it is not read yet),\n  \
-         activations included.\n",
+         activations included. What the memory plan says of it, by class, stands in `memory.csv`.\n",
         table.text()
     )
 }

@@ -700,6 +700,10 @@ fn throughput_and_memory_are_ratios_to_full() {
     let ratio = number(&memory, "relora", "peak_memory_ratio").unwrap_or(f64::NAN);
     assert!((ratio - 0.5).abs() < 1e-12, "{ratio}");
     assert_eq!(number(&memory, "full", "peak_memory_ratio"), None);
+    // The sum of the helper's classes, and that over the peak.
+    assert_eq!(number(&memory, "full", "planned_bytes"), Some(80.8e6));
+    let planned = number(&memory, "full", "planned_ratio").unwrap_or(f64::NAN);
+    assert!((planned - 0.808).abs() < 1e-12, "{planned}");
 }
 
 #[test]

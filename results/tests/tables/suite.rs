@@ -1,7 +1,7 @@
 //! A suite on disk, written as the harness would: through the record types, so that the files are what it writes.
 
 use results::frame::{Runs, read};
-use results::record::{Manifest, RowKeys, RunResult, SCHEMA, Session, Status};
+use results::record::{Manifest, PlannedMemory, RowKeys, RunResult, SCHEMA, Session, Status};
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -171,6 +171,15 @@ fn result(loss: f64) -> RunResult {
         evaluation_seconds: 12.0,
         wall_seconds: 270.0 + 10.0 * loss,
         peak_memory_bytes: Some(95_500_000 + (loss * 1e6) as u64),
+        planned_memory: Some(PlannedMemory {
+            process: 10_000_000,
+            weights: 1_600_000,
+            gradients: 400_000,
+            moments: 800_000,
+            activations: 60_000_000,
+            logits: 8_000_000,
+            workspace: 0,
+        }),
         weight_bytes: 1_600_000,
         optimizer_state_bytes: 800_000,
         restarts: 0,

@@ -5,6 +5,8 @@
 //! there, a second round brings them to the common ones and multiplies them into the gradients. So the logits, most of
 //! what a small model computes, pass through memory twice, and no result depends on which thread made it.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use rayon::prelude::*;
 
 use super::product::{Matrix, Threads, add_product, product, write_product};
@@ -20,6 +22,14 @@ const LARGEST_PIECE: usize = 512;
 /// Parts of the gradient of the hidden states that are summed up by themselves: few enough for the memory that they take,
 /// enough for the threads that there are.
 const SUMS: usize = 16;
+
+/// The logits of the last call, for the next: given back to the allocator, so large a piece would not always find its place
+/// again, and every now and then the process would hold it twice. Each call writes them before it reads them.
+static LOGITS: Mutex<Vec<f32>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Entries of the vocabulary in a tile.
 fn piece(vocabulary: usize) -> usize {
@@ -70,7 +80,10 @@ pub fn forward(
         } else {
             0
         };
-        let mut logits = vec![0.0; kept];
+        let mut logits = std::mem::take(&mut *lock(&LOGITS));
+        if logits.len() < kept {
+            logits = vec![0.0; kept];
+        }
         for (number, targets) in targets.chunks(block_rows).enumerate() {
             let first = number * block_rows * width;
             let block = Block {
@@ -94,6 +107,7 @@ pub fn forward(
                 loss += norms.iter().map(|norm| norm.loss).sum::<f64>();
             }
         }
+        *lock(&LOGITS) = logits;
     }
     Output {
         loss,

@@ -101,6 +101,15 @@ pub fn product(factor: f32, lhs: Matrix<'_>, rhs: Matrix<'_>, threads: Threads) 
     output
 }
 
+/// Has every thread of the pool allocate what its products work in: memory of the process, whatever it trains.
+pub fn prepare_threads() {
+    // Large enough for blocks to be packed.
+    const WIDTH: usize = 256;
+    let values = vec![0.0; WIDTH * WIDTH];
+    let matrix = Matrix::new(&values, WIDTH, WIDTH);
+    rayon::broadcast(|_| product(1.0, matrix, matrix.transposed(), Threads::One));
+}
+
 /// `output = factor·lhs·rhs`, row-major.
 pub fn write_product(
     output: &mut [f32],
