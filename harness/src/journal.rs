@@ -704,7 +704,8 @@ impl Journal {
         if self.cell.device != "cpu" {
             return None;
         }
-        let first = self.manifest.sessions.first()?.from_step;
+        let sessions = self.manifest.sessions.iter();
+        let first = sessions.map(|session| session.from_step).min()?;
         let bytes = if first < self.cell.settings.warm_start_length() {
             plan::bytes(&self.cell, precision).0
         } else {

@@ -1149,4 +1149,19 @@ mod tests {
         plan.write(directory.path()).expect("write");
         assert_eq!(Plan::read(directory.path()).expect("read"), plan);
     }
+
+    #[test]
+    fn a_plan_of_a_program_that_could_not_recompute_is_read() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let plan = plan("paper");
+        plan.write(directory.path()).expect("write");
+        let path = directory.path().join(FILE);
+        let text = std::fs::read_to_string(&path).expect("a plan");
+        let older: Vec<&str> = (text.lines())
+            .filter(|line| !line.starts_with("recompute = "))
+            .collect();
+        assert!(older.len() < text.lines().count());
+        std::fs::write(&path, older.join("\n")).expect("written");
+        assert_eq!(Plan::read(directory.path()).expect("read"), plan);
+    }
 }

@@ -274,7 +274,8 @@ settings! {
     /// Sequences that go through the network at once; the gradients of an update's micro-batches are accumulated.
     Size micro_batch_size: u64 = 30;
     /// Whether the backward pass computes blocks a second time instead of keeping their activations: less memory, more time,
-    /// the same numbers.
+    /// the same numbers. An older program's plans do not have it.
+    #[serde(default)]
     Size recompute: bool = false;
     /// How documents become sequences.
     Size documents: Documents = Documents::Packed;

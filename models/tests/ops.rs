@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn rms_norm_equals_its_definition(n in 1usize..200, d in 1usize..90, seed in 0u64..1000) {
+    fn rms_norm_equals_its_definition(n in 1usize..200, d in 2usize..90, seed in 0u64..1000) {
         let inputs = [input(seed, [n, d]), input(seed + 1, [1, d])];
         assert_agree(
             differentiate(&inputs, |[x, w]| ops::rms_norm(x, w)),
@@ -502,6 +502,7 @@ proptest! {
         );
     }
 
+    // Of a single column the norm is the sign, and its gradient what rounding leaves.
     #[test]
     fn rms_norm_matches_finite_differences(n in 1usize..7, d in 2usize..12, seed in 0u64..1000) {
         assert_differentiates(

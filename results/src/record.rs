@@ -303,7 +303,7 @@ pub struct PlannedMemory {
     pub activations: u64,
     /// Of the part of the logits that exists at a time.
     pub logits: u64,
-    /// Of gradients of activations within one block.
+    /// Of gradients of activations within one block, or of what the head sums up those of its input in.
     pub workspace: u64,
 }
 

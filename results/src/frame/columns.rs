@@ -477,7 +477,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "planned_process_bytes",
-        "bytes of the process without a network at the peak: its program, its libraries, the text; read, not planned; absent on CUDA",
+        "bytes of the process without a network at the peak: its program, its libraries, the text; read, not planned",
         "bytes",
     ),
     (
@@ -513,13 +513,13 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "planned_workspace_bytes",
-        "bytes planned at the peak for gradients of activations within one block",
+        "bytes planned at the peak for gradients of activations within one block, or for the sums of those of the head's input and what recomputing leaves unused",
         "bytes",
     ),
     (
         "",
         "planned_bytes",
-        "sum of the planned bytes of all classes",
+        "sum of the planned bytes of all classes; like them absent on CUDA and for runs of an older version",
         "bytes",
     ),
     (
