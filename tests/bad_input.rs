@@ -113,6 +113,17 @@ const CASES: &[Case] = &[
         says: &["settings.steps", "many", "a whole number"],
     },
     Case {
+        what: "a part of a whole",
+        prepare: NOTHING,
+        arguments: "bench-all --profile smoke --set settings.rank=1.5",
+        code: 2,
+        says: &[
+            "settings.rank",
+            "1.5",
+            "a whole number that is not negative",
+        ],
+    },
+    Case {
         what: "a size with half a shape",
         prepare: |world| {
             fs::write(

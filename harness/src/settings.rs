@@ -19,7 +19,7 @@ pub trait Setting: Sized {
 
 impl Setting for u64 {
     fn expected() -> String {
-        "a whole number, 0 or more".into()
+        "a whole number that is not negative".into()
     }
     fn read(value: &toml::Value) -> Option<u64> {
         u64::try_from(value.as_integer()?).ok()

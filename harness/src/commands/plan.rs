@@ -168,8 +168,8 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
     }
     let times = plan.calibration.as_ref().map_or_else(String::new, |measured| {
         format!(
-            "\ntime each: full rank's for as many steps, start-up and evaluation included, by a short measurement of `{}`; another \
-             method may take less or more",
+            "\ntime each: full rank's for as many steps, start-up and evaluation included, by a short measurement of `{}`: \
+             other work on the machine lengthens it, and the runs; another method may take less or more",
             measured.size
         )
     });
