@@ -5,6 +5,8 @@ use std::path::Path;
 
 use clap::Parser;
 use harness::cli::Cli;
+use harness::matrix::Cell;
+use harness::plan::Plan;
 use serde_json::Value;
 
 use crate::support::{World, tables};
@@ -699,6 +701,31 @@ fn recomputed_blocks_need_less_memory_and_leave_the_same_tables() {
     let refused = world.run(&World::suite("kept", &["--only", "lora", "--recompute"]));
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("recompute"), "{}", refused.stderr);
+}
+
+/// Four sequences of 16 tokens find room anywhere; a suite goes on with the micro-batch that it began with.
+#[test]
+fn a_micro_batch_that_is_left_open_is_chosen_and_then_kept() {
+    let world = World::new();
+    let open = "size.tiny.micro_batch_size=0";
+    let chosen = |suite: &str| -> Vec<u64> {
+        let plan = Plan::read(&world.path(suite)).expect("a plan");
+        let rows = |cell: &Cell| cell.settings.micro_batch_size;
+        plan.cells.iter().map(rows).collect()
+    };
+    world.succeed(&World::suite("new", &["--only", "full", "--set", open]));
+    assert_eq!(chosen("new"), [4]);
+
+    let two = "size.tiny.micro_batch_size=2";
+    world.succeed(&World::suite("begun", &["--only", "full", "--set", two]));
+    world.succeed(&World::suite("begun", &["--only", "lora", "--set", open]));
+    assert_eq!(chosen("begun"), [2, 2]);
+
+    let by_micro_batch = ["--set", open, "--set", "loss_weight=micro-batches"];
+    let refused = world.run(&World::suite("other", &by_micro_batch));
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    let names = "micro_batch_size = 0";
+    assert!(refused.stderr.contains(names), "{}", refused.stderr);
 }
 
 /// What `bench-step` prints hangs together, and the operations of a token are those of the network by hand.

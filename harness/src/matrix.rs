@@ -275,6 +275,9 @@ impl Cell {
             let value = value.map_or_else(String::new, |(_, value)| value.to_string());
             format!("{} = {value}: {}", wrong.key, wrong.why)
         })?;
+        if self.settings.micro_batch_size == 0 {
+            return Err("micro_batch_size = 0: must be chosen in a plan".into());
+        }
         let vocabulary = self.data.vocabulary;
         if vocabulary > u64::from(u32::MAX) {
             return Err(format!(

@@ -1612,6 +1612,7 @@ mod tests {
             dialect = "official-head"
             [settings]
             steps = 15_000
+            micro_batch_size = 30
             rank = 8
         "#;
         let (_directory, name) = file(text);

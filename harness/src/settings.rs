@@ -271,8 +271,9 @@ settings! {
     Size sequence_length: u64 = 256;
     /// Sequences of an update.
     Size global_batch_size: u64 = 480;
-    /// Sequences that go through the network at once; the gradients of an update's micro-batches are accumulated.
-    Size micro_batch_size: u64 = 30;
+    /// Sequences that go through the network at once; the gradients of an update's micro-batches are accumulated. 0: as many
+    /// as the memory plan allows.
+    Size micro_batch_size: u64 = 0;
     /// Whether the backward pass computes blocks a second time instead of keeping their activations: less memory, more time,
     /// the same numbers. An older program's plans do not have it.
     #[serde(default)]
@@ -446,7 +447,6 @@ impl Settings {
         positive("steps", self.steps)?;
         positive("sequence_length", self.sequence_length)?;
         positive("global_batch_size", self.global_batch_size)?;
-        positive("micro_batch_size", self.micro_batch_size)?;
         positive("log_every", self.log_every)?;
         // Larger figures are slips of the keyboard; bounded, no product of them overflows.
         for (key, value, most) in [
@@ -477,7 +477,18 @@ impl Settings {
                 format!("times batch and sequence length that is {tokens} tokens, more than 2^53"),
             );
         }
-        if !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
+        if self.micro_batch_size == 0 && self.loss_weight != LossWeight::Targets {
+            return wrong(
+                "micro_batch_size",
+                format!(
+                    "must be at least 1 where loss_weight = {}: the loss depends on it",
+                    self.loss_weight.show()
+                ),
+            );
+        }
+        if self.micro_batch_size > 0
+            && !self.global_batch_size.is_multiple_of(self.micro_batch_size)
+        {
             return wrong(
                 "micro_batch_size",
                 format!("must divide global_batch_size = {}", self.global_batch_size),

@@ -1,6 +1,5 @@
 //! The worker process: from a run directory to the parts of its run, and from the run's end to an exit code.
 
-use std::fs;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use crate::files;
 use crate::hugging_face::Folder;
 use crate::journal::{self, Journal};
 use crate::lease::{Claim, Lease, LostLease};
+use crate::machine::processor_name;
 use crate::matrix::{Cell, InitialWeights};
 use crate::plan::Plan;
 use crate::progress::warn;
@@ -295,20 +295,4 @@ fn device_name(device: &str) -> String {
             .unwrap_or_else(|| device.to_owned());
     }
     processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}
-
-/// The processor's name, where the system tells.
-#[must_use]
-pub fn processor_name() -> Option<String> {
-    let information = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let named = |line: &str| {
-        Some(
-            line.strip_prefix("model name")?
-                .split_once(':')?
-                .1
-                .trim()
-                .to_owned(),
-        )
-    };
-    information.lines().find_map(named)
 }

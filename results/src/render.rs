@@ -15,6 +15,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// So many bytes as a person reads them.
+#[must_use]
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
 /// A count with what is counted: `1 run`, `2 runs`, `1,234 tokens`.
 #[must_use]
 pub fn number_of(count: impl Display, noun: &str) -> String {

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use models::{Batch, Device, Learner, Network, Phases, Seeded, Update, cost};
 use results::record::PlannedMemory;
-use results::render::number_of;
+use results::render::{megabytes, number_of};
 use serde::Serialize;
 
-use super::doctor::meminfo;
 use super::request::{Request, no_factors, one_cell, place};
 use super::{print, print_json};
 use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
 use crate::exit::{Exit, UserError};
+use crate::machine::meminfo;
 use crate::matrix;
 use crate::profile::Assignment;
 use crate::settings::Settings;
@@ -372,10 +372,6 @@ impl Measured {
         }
         text
     }
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `relora doctor`: what is found on this machine, what is missing and how to get it. It looks, and starts nothing.
 
-use std::fs;
 use std::thread;
 
 use datasets::source::crates;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::DoctorOptions;
 use crate::exit::Exit;
-use crate::worker::processor_name;
+use crate::machine::{meminfo, processor_name};
 
 /// Prints what is found.
 ///
@@ -92,15 +91,6 @@ fn memory() -> Check {
         found,
         remedy: None,
     }
-}
-
-/// Memory of this machine, bytes; none where the system does not say. `MemTotal:` is all of it, `MemAvailable:` what is
-/// free.
-pub(super) fn meminfo(key: &str) -> Option<u64> {
-    let information = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = information.lines().find_map(|line| line.strip_prefix(key));
-    let kibibytes: u64 = line?.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes << 10)
 }
 
 fn default_text() -> Check {

@@ -19,7 +19,8 @@ use crate::cli::{PlaceOptions, SuiteOptions};
 use crate::exit::UserError;
 use crate::hugging_face::{self, Folder};
 use crate::matrix::{self, Cell, DataKeys, InitialWeights, Surroundings};
-use crate::plan::{self, Budget, Plan};
+use crate::micro_batch::{self, Room};
+use crate::plan::{self, Budget, Place, Plan};
 use crate::profile::{Assignment, Data, InitFrom, Profile};
 use crate::progress::{thousands, warn};
 use crate::settings::{Documents, suggestion};
@@ -173,8 +174,18 @@ impl Request {
         let store = store.as_ref();
 
         let surroundings = self.surroundings(device, precision, store, folder.as_ref())?;
-        let matrix = matrix::cells(&self.profile, &surroundings)?;
-        let mut asked = self.asked(device, precision, store, &matrix)?;
+        let mut matrix = matrix::cells(&self.profile, &surroundings)?;
+        let wanted = matrix.iter().filter(|cell| self.wants(cell)).count();
+        let (jobs, threads) = self.jobs(device, wanted as u64);
+        let room = Room::of(device, precision, jobs);
+        notes.extend(micro_batch::choose(&mut matrix, earlier.as_ref(), &room));
+        let place = Place {
+            jobs,
+            threads,
+            device: device.to_string(),
+            precision: precision.to_string(),
+        };
+        let mut asked = self.asked(place, store, &matrix)?;
         self.size_to_budget(&mut asked, earlier.as_ref(), &matrix, store, only_looking)?;
         if let Some(store) = store {
             for cell in first_of_each_size(&asked.cells) {
@@ -248,23 +259,21 @@ impl Request {
     /// The plan of the cells that are asked for, in the profile's steps.
     fn asked(
         &self,
-        device: Device,
-        precision: Precision,
+        place: Place,
         store: Option<&Arc<Store>>,
         matrix: &[Cell],
     ) -> anyhow::Result<Plan> {
         let mut cells = matrix.to_vec();
-        cells.retain(|cell| self.wants(&cell.size, &cell.method, cell.seed));
-        let (jobs, threads) = self.jobs(device, cells.len() as u64);
+        cells.retain(|cell| self.wants(cell));
         let store = store.map(|store| store_path(store)).transpose()?;
         Ok(Plan {
             schema: plan::SCHEMA,
             profile: self.profile.name.clone(),
             store: store.unwrap_or_default(),
-            device: device.to_string(),
-            precision: precision.to_string(),
-            jobs,
-            threads,
+            device: place.device,
+            precision: place.precision,
+            jobs: place.jobs,
+            threads: place.threads,
             tensorboard: self.tensorboard,
             budget: self.budget.as_ref().map(|(text, _)| text.clone()),
             scale: None,
@@ -466,12 +475,9 @@ impl Request {
         (jobs, (cores / jobs).max(1))
     }
 
-    fn wants(&self, size: &str, method: &str, seed: u64) -> bool {
-        self.only.is_empty()
-            || self
-                .only
-                .iter()
-                .any(|filter| selects(filter, size, method, seed))
+    fn wants(&self, cell: &Cell) -> bool {
+        let named = |filter: &String| selects(filter, &cell.size, &cell.method, cell.seed);
+        self.only.is_empty() || self.only.iter().any(named)
     }
 
     fn check_filters(&self) -> Result<(), UserError> {

@@ -1,0 +1,185 @@
+//! The micro-batch of a size whose profile leaves it open (`micro_batch_size = 0`): as large as the memory plan allows.
+
+use models::{Device, Precision};
+use results::render::megabytes;
+
+use crate::machine::meminfo;
+use crate::matrix::Cell;
+use crate::plan::{self, Plan};
+
+/// Share of the machine's memory that plans may fill: the rest is the system's, the text's and the allocator's.
+const SHARE: f64 = 0.8;
+
+/// What a micro-batch may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Of what is planned.
+    pub precision: Precision,
+    /// Memory; none where it is not known.
+    pub bytes: Option<u64>,
+    /// Tokens: more at once fill the device no better.
+    pub tokens: u64,
+}
+
+impl Room {
+    /// The room of one of `jobs` workers on a device. Of a GPU's memory nothing is known yet; there the tokens are the limit.
+    #[must_use]
+    pub fn of(device: Device, precision: Precision, jobs: u64) -> Room {
+        match device {
+            Device::Cpu => Room {
+                precision,
+                bytes: meminfo("MemTotal:")
+                    .map(|total| (total as f64 * SHARE) as u64 / jobs.max(1)),
+                tokens: 4096,
+            },
+            Device::Cuda(_) => Room {
+                precision,
+                bytes: None,
+                tokens: 32_768,
+            },
+        }
+    }
+}
+
+/// Gives all cells of each size that leaves its micro-batch open the same one: that of the suite's earlier plan, or the
+/// largest divisor of the global batch with which each of its methods finds room. Returns a line for a size of which not
+/// even a single sequence does.
+pub fn choose(matrix: &mut [Cell], earlier: Option<&Plan>, room: &Room) -> Vec<String> {
+    let mut notes = Vec::new();
+    while let Some(open) = matrix.iter().find(|cell| is_open(cell)) {
+        let size = open.size.clone();
+        let of_size = |cell: &Cell| cell.size == size && is_open(cell);
+        let divides = |rows: u64| {
+            let mut cells = matrix.iter().filter(|cell| of_size(cell));
+            cells.all(|cell| cell.settings.global_batch_size.is_multiple_of(rows))
+        };
+        let known = earlier
+            .and_then(|plan| plan.cells.iter().find(|cell| cell.size == size))
+            .map(|cell| cell.settings.micro_batch_size)
+            .filter(|rows| *rows > 0 && divides(*rows));
+        let planned = |rows: u64| {
+            let bytes = matrix
+                .iter()
+                .filter(|cell| of_size(cell))
+                .map(|cell| plan::bytes(&with(cell, rows), room.precision).0.total());
+            bytes.max().unwrap_or(0)
+        };
+        let most = (room.tokens / open.settings.sequence_length.max(1)).max(1);
+        let fits = |rows: u64| room.bytes.is_none_or(|bytes| planned(rows) <= bytes);
+        let rows = known.or_else(|| {
+            (1..=most.min(open.settings.global_batch_size))
+                .rev()
+                .find(|rows| divides(*rows) && fits(*rows))
+        });
+        if rows.is_none() {
+            notes.push(format!(
+                "warning: {size}: {} are planned for a micro-batch of a single sequence, and each worker has {}; \
+                 fewer --jobs or --recompute take less",
+                megabytes(planned(1)),
+                megabytes(room.bytes.unwrap_or(0))
+            ));
+        }
+        let rows = rows.unwrap_or(1);
+        for cell in matrix.iter_mut().filter(|cell| of_size(cell)) {
+            cell.settings.micro_batch_size = rows;
+        }
+    }
+    notes
+}
+
+fn is_open(cell: &Cell) -> bool {
+    cell.settings.micro_batch_size == 0
+}
+
+fn with(cell: &Cell, rows: u64) -> Cell {
+    let mut cell = cell.clone();
+    cell.settings.micro_batch_size = rows;
+    cell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{Surroundings, cells};
+    use crate::profile::Profile;
+
+    /// All sizes of the paper, each with its batch of 480 to 1152 sequences of 256 or 512 tokens, left open.
+    fn open() -> Vec<Cell> {
+        let profile = Profile::load("paper", &["micro_batch_size=0".into()]).expect("loads");
+        cells(&profile, &Surroundings::without_text(&profile)).expect("cells")
+    }
+
+    fn chosen(matrix: &[Cell], size: &str) -> Vec<u64> {
+        let mut rows: Vec<u64> = matrix
+            .iter()
+            .filter(|cell| cell.size == size)
+            .map(|cell| cell.settings.micro_batch_size)
+            .collect();
+        rows.dedup();
+        rows
+    }
+
+    fn room(bytes: Option<u64>) -> Room {
+        Room {
+            precision: Precision::F32,
+            bytes,
+            tokens: 4096,
+        }
+    }
+
+    #[test]
+    fn it_is_the_largest_divisor_that_finds_room_for_every_method() {
+        let mut matrix = open();
+        assert_eq!(choose(&mut matrix, None, &room(None)), [""; 0]);
+        let batch = |size: &str| {
+            let cell = matrix.iter().find(|cell| cell.size == size);
+            cell.expect("a cell").settings.clone()
+        };
+        for size in ["60m", "130m", "250m", "350m"] {
+            let settings = batch(size);
+            let most = 4096 / settings.sequence_length;
+            // by hand: nothing larger divides the batch
+            let larger = settings.micro_batch_size + 1..=most;
+            assert!(
+                larger
+                    .into_iter()
+                    .all(|rows| settings.global_batch_size % rows > 0)
+            );
+            assert_eq!(settings.global_batch_size % settings.micro_batch_size, 0);
+            assert_eq!(chosen(&matrix, size).len(), 1);
+        }
+
+        let free = chosen(&matrix, "60m")[0];
+        let needed = |rows| {
+            let of_size = matrix.iter().filter(|cell| cell.size == "60m");
+            let bytes =
+                of_size.map(|cell| plan::bytes(&with(cell, rows), Precision::F32).0.total());
+            bytes.max().expect("a cell")
+        };
+        let mut tight = open();
+        tight.retain(|cell| cell.size == "60m");
+        assert_eq!(
+            choose(&mut tight, None, &room(Some(needed(free) - 1))),
+            [""; 0]
+        );
+        assert!(chosen(&tight, "60m")[0] < free);
+    }
+
+    #[test]
+    fn where_nothing_fits_it_is_one_with_a_warning_for_each_size() {
+        let mut matrix = open();
+        let sizes = {
+            let mut sizes: Vec<_> = matrix.iter().map(|cell| cell.size.clone()).collect();
+            sizes.dedup();
+            sizes.len()
+        };
+        let notes = choose(&mut matrix, None, &room(Some(1)));
+        assert_eq!(notes.len(), sizes);
+        assert!(notes[0].contains("single sequence"), "{}", notes[0]);
+        assert!(
+            matrix
+                .iter()
+                .all(|cell| cell.settings.micro_batch_size == 1)
+        );
+    }
+}
