@@ -188,7 +188,7 @@ impl Stage {
 
     /// The envelope m + (1 - m)(1 + cos πp)/2 at a share `p` of the way down.
     fn cosine(&self, p: f64) -> f64 {
-        self.minimum_ratio + (1.0 - self.minimum_ratio) * (0.5 * (1.0 + (PI * p).cos()))
+        self.minimum_ratio + (1.0 - self.minimum_ratio) * (0.5 * (1.0 + libm::cos(PI * p)))
     }
 }
 

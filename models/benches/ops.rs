@@ -10,6 +10,8 @@ use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use criterion::{
     BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
 };
+use models::ops::dropout::Mask;
+use models::ops::low_rank_linear::{self, Layer};
 use models::ops::{self, AdamStep};
 
 type Graph = Autodiff<Flex>;
@@ -70,40 +72,51 @@ fn training<const N: usize>(
 fn operations(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("linear");
     let inputs = [random(TOKENS, HIDDEN), random(INTERMEDIATE, HIDDEN)];
-    training(&mut group, "own", &inputs, |[x, w]| ops::linear(x, w));
+    training(&mut group, "own", &inputs, |[x, w]| ops::linear(x, vec![w]));
     training(&mut group, "composed", &inputs, |[x, w]| {
-        ops::linear::definition(x, w)
+        ops::linear::definition(x, vec![w])
     });
     group.finish();
 
-    let mut group = criterion.benchmark_group("low_rank_linear");
-    let weight = || Some(Tensor::from_inner(random(INTERMEDIATE, HIDDEN)));
-    let inputs = [
-        random(TOKENS, HIDDEN),
-        random(RANK, HIDDEN),
-        random(INTERMEDIATE, RANK),
-    ];
-    let frozen = weight();
-    training(&mut group, "own", &inputs, |[x, a, b]| {
-        ops::low_rank_linear(x, frozen.clone(), a, b, 0.5)
-    });
-    training(&mut group, "composed", &inputs, |[x, a, b]| {
-        ops::low_rank_linear::definition(x, frozen.clone(), a, b, 0.5).0
-    });
-    group.finish();
+    // Query, key and value, which read the same input.
+    for (name, masked) in [
+        ("low_rank_linear", false),
+        ("low_rank_linear_dropout", true),
+    ] {
+        let mut group = criterion.benchmark_group(name);
+        let frozen: [_; 3] = [(); 3].map(|()| Tensor::from_inner(random(HIDDEN, HIDDEN)));
+        let factor = || [random(RANK, HIDDEN), random(HIDDEN, RANK)];
+        let [[a, b], [c, d], [e, f]] = [factor(), factor(), factor()];
+        let inputs = [random(TOKENS, HIDDEN), a, b, c, d, e, f];
+        let layers = |factors: [[Tensor<Graph, 2>; 2]; 3]| {
+            (0..)
+                .zip(factors)
+                .zip(&frozen)
+                .map(|((number, [a, b]), weight)| Layer {
+                    weight: Some(weight.clone()),
+                    a,
+                    b,
+                    mask: masked.then(|| Mask::new([TOKENS, HIDDEN], 0.1, [1, number])),
+                })
+                .collect::<Vec<_>>()
+        };
+        training(&mut group, "own", &inputs, |[x, a, b, c, d, e, f]| {
+            ops::low_rank_linear(x, layers([[a, b], [c, d], [e, f]]), 0.5)
+        });
+        training(&mut group, "composed", &inputs, |[x, a, b, c, d, e, f]| {
+            low_rank_linear::definition(x, &layers([[a, b], [c, d], [e, f]]), 0.5)
+        });
+        group.finish();
+    }
 
     let mut group = criterion.benchmark_group("attention");
-    let inputs = [
-        random(TOKENS, HIDDEN),
-        random(TOKENS, HIDDEN),
-        random(TOKENS, HIDDEN),
-    ];
-    let three = |x: Tensor<Graph, 2>| x.reshape([SEQUENCES, LENGTH, HIDDEN]);
-    training(&mut group, "own", &inputs, |[q, k, v]| {
-        ops::attention(three(q), three(k), three(v), HEADS).reshape([TOKENS, HIDDEN])
+    let inputs = [random(TOKENS, 3 * HIDDEN)];
+    let by_sequence = |x: Tensor<Graph, 2>| x.reshape([SEQUENCES, LENGTH, 3 * HIDDEN]);
+    training(&mut group, "own", &inputs, |[x]| {
+        ops::attention(by_sequence(x), HEADS).reshape([TOKENS, HIDDEN])
     });
-    training(&mut group, "composed", &inputs, |[q, k, v]| {
-        ops::attention::definition(three(q), three(k), three(v), HEADS).reshape([TOKENS, HIDDEN])
+    training(&mut group, "composed", &inputs, |[x]| {
+        ops::attention::definition(by_sequence(x), HEADS).reshape([TOKENS, HIDDEN])
     });
     group.finish();
 
@@ -126,10 +139,18 @@ fn operations(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("swiglu");
-    let inputs = [random(TOKENS, INTERMEDIATE), random(TOKENS, INTERMEDIATE)];
-    training(&mut group, "own", &inputs, |[z, u]| ops::swiglu(z, u));
-    training(&mut group, "composed", &inputs, |[z, u]| {
-        ops::swiglu::definition(z, u)
+    let inputs = [random(TOKENS, 2 * INTERMEDIATE)];
+    training(&mut group, "own", &inputs, |[x]| ops::swiglu(x));
+    training(&mut group, "composed", &inputs, |[x]| {
+        ops::swiglu::definition(x)
+    });
+    group.finish();
+
+    let mut group = criterion.benchmark_group("residual");
+    let inputs = [random(TOKENS, HIDDEN), random(TOKENS, HIDDEN)];
+    training(&mut group, "own", &inputs, |[x, f]| ops::residual(x, f));
+    training(&mut group, "composed", &inputs, |[x, f]| {
+        ops::residual::definition(x, f)
     });
     group.finish();
 

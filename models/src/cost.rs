@@ -3,12 +3,7 @@
 use crate::device::Precision;
 use crate::low_rank::{Base, LowRank, Scaling};
 use crate::network::Network;
-
-/// Rows of logits that exist at a time; the loss is computed in pieces of so many tokens.
-const LOGIT_ROWS: u64 = 512;
-
-/// Parts in which the gradient of those rows' hidden states is summed.
-const LOGIT_SUMS: u64 = 16;
+use crate::ops::cpu::cross_entropy::{BLOCK_ROWS, SUMS};
 
 /// Floating-point operations of one token of training, forward and backward, at sequences of `length` tokens.
 ///
@@ -33,6 +28,22 @@ pub fn flops_per_token(network: &Network, low_rank: Option<&LowRank>, length: us
     };
     let attention = 6.0 * (length * network.hidden * network.layers) as f64;
     linears + 6.0 * head + attention
+}
+
+/// The same with what is computed a second time where blocks are recomputed: their forward pass, a third of what they
+/// cost. What training needs does not change with it ([`flops_per_token`]), its time does.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub fn flops_computed_per_token(
+    network: &Network,
+    low_rank: Option<&LowRank>,
+    length: usize,
+    recompute: bool,
+) -> f64 {
+    let needed = flops_per_token(network, low_rank, length);
+    let head = 6.0 * (network.vocabulary * network.hidden) as f64;
+    let again = if recompute { needed - head } else { 0.0 };
+    needed + again / 3.0
 }
 
 /// Bytes of device memory by class, at the moment of a step when there are most.
@@ -85,9 +96,10 @@ pub struct Step {
 
 /// Memory of a training step at its peak, without the allocator's own.
 ///
-/// A step has three moments that can be its peak: when the loss is computed, all activations exist, and the head's gradient
-/// grows; when the last block's backward pass begins, gradients of activations join them; at the end, the activations have
-/// made way for the gradients of all parameters. The piece of the logits is kept from step to step.
+/// The peak is one of the moments of a step: when the loss is computed, all activations exist, and the head's gradient
+/// grows; when the last block's backward pass begins, gradients of activations join them; when the first block's does, all
+/// gradients but the embedding's are there; at the end, the activations have made way for the gradients of all parameters.
+/// The piece of the logits is kept from step to step.
 #[must_use]
 pub fn bytes(network: &Network, low_rank: Option<&LowRank>, step: &Step) -> Bytes {
     let (value_bytes, state_bytes, master_bytes) = match step.precision {
@@ -100,74 +112,81 @@ pub fn bytes(network: &Network, low_rank: Option<&LowRank>, step: &Step) -> Byte
         network.intermediate as u64,
         network.layers as u64,
     );
-    let trainable = network.trainable_parameters(low_rank) * state_bytes;
-    let head = network.vocabulary as u64 * d * state_bytes;
     let tokens = (step.rows * step.length) as u64;
-    let block = block_values(network, low_rank) * value_bytes + 4 * network.heads as u64;
-    // Before the loss: what the last norm reads, and the gradient that the loss leaves for what it writes.
-    let around = 2 * d * value_bytes;
-    let kept = if step.recompute {
-        layers * d * value_bytes
-    } else {
-        layers * block
-    };
-    let logit_rows = tokens.min(LOGIT_ROWS);
+    let logit_rows = tokens.min(BLOCK_ROWS as u64);
+    let trainable = network.trainable_parameters(low_rank) * state_bytes;
+    // The embedding is as large as the head.
+    let table = network.vocabulary as u64 * d * state_bytes;
+    let of_a_block = (trainable - 2 * table) / layers;
     let waiting = if step.accumulates { trainable } else { 0 };
-    let held = Bytes {
+    let values = |count: u64| tokens * count * value_bytes;
+    let block = tokens * block_bytes(network, low_rank, value_bytes);
+    // Before the loss: what the last norm reads, and the gradient that the loss leaves for what it writes.
+    let around = values(2 * d);
+    let sums = logit_rows * SUMS as u64 * d * 4;
+    let in_a_block = values(4 * d + i);
+    let moment = |gradients: u64, activations: u64, workspace: u64| Bytes {
         weights: network.total_parameters(low_rank) * (value_bytes + master_bytes),
-        gradients: waiting + head,
+        gradients,
         moments: 2 * trainable,
-        activations: tokens * (kept + around),
+        activations,
         logits: logit_rows * network.vocabulary as u64 * 4,
-        workspace: 0,
+        workspace,
     };
-    let again = if step.recompute { tokens * block } else { 0 };
-    let at_the_loss = Bytes {
-        // What a block has left is free again, but in pieces in which the head's gradient finds no room.
-        workspace: again + logit_rows * LOGIT_SUMS * d * 4,
-        ..held
+    let moments = if step.recompute {
+        let inputs = values(layers * d);
+        // A pass over one block ends with its gradients added to those that wait, or taken as they are.
+        let (from_above, from_all, last) = if step.accumulates {
+            (waiting + of_a_block, waiting + of_a_block, waiting + table)
+        } else {
+            (table + of_a_block, trainable - table, trainable)
+        };
+        vec![
+            // What a block has left is free again, but in pieces in which the head's gradient finds no room.
+            moment(waiting + table, inputs + around, block + sums),
+            moment(from_above, inputs + around + block, in_a_block),
+            moment(from_all, values(d) + block, in_a_block),
+            moment(last, 0, values(d)),
+        ]
+    } else {
+        let all = layers * block + around;
+        vec![
+            moment(waiting + table, all, sums),
+            moment(waiting + table, all, in_a_block),
+            moment(waiting + trainable - table, block, in_a_block),
+            moment(waiting + trainable, 0, values(d)),
+        ]
     };
-    let in_a_block = Bytes {
-        activations: held.activations + again,
-        workspace: tokens * (4 * d + i) * value_bytes,
-        ..held
-    };
-    let at_the_end = Bytes {
-        gradients: waiting + trainable,
-        activations: 0,
-        workspace: tokens * d * value_bytes,
-        ..held
-    };
-    [at_the_loss, in_a_block, at_the_end]
+    moments
         .into_iter()
         .max_by_key(Bytes::total)
         .unwrap_or_default()
 }
 
-/// Values that a block keeps of each token for its backward pass.
-fn block_values(network: &Network, low_rank: Option<&LowRank>) -> u64 {
+/// Bytes that a block keeps of each token for its backward pass.
+fn block_bytes(network: &Network, low_rank: Option<&LowRank>, value_bytes: u64) -> u64 {
     let (d, i) = (network.hidden as u64, network.intermediate as u64);
-    // The inputs of its two norms; query, key, value and what attention makes of them; gate and up.
-    let always = 6 * d + 2 * i;
-    // What each linear layer reads. Query, key and value share it, as do gate and up, and attention keeps its output anyway.
-    let read = 2 * d + i;
-    let Some(low_rank) = low_rank else {
-        return always + read;
+    // The inputs of its two norms; query, key, value and what attention makes of them; gate and up. And what the linear
+    // layers read: query, key and value share it, as do gate and up, and attention keeps its output anyway.
+    let values = 8 * d + 3 * i;
+    let (scaled, masks) = match low_rank {
+        None => (0, 0),
+        Some(low_rank) => {
+            let scaled = match low_rank.scaling {
+                Scaling::Fixed(_) => 0,
+                // The product before its scalar.
+                Scaling::TanhScalar => 5 * d + 2 * i,
+            };
+            // A bit for each element that a layer reads.
+            let masks = if low_rank.dropout > 0.0 {
+                (6 * d + i).div_ceil(8)
+            } else {
+                0
+            };
+            (scaled, masks)
+        }
     };
-    let projected = 7 * low_rank.rank as u64;
-    // Each layer has a mask and a masked input of its own then, and a frozen weight needs no input at all.
-    let masked = 6 * d + i;
-    let inputs = if low_rank.dropout > 0.0 {
-        2 * masked
-    } else {
-        read
-    };
-    let scaled = match low_rank.scaling {
-        Scaling::Fixed(_) => 0,
-        // The product before its scalar.
-        Scaling::TanhScalar => 5 * d + 2 * i,
-    };
-    always + inputs + projected + scaled
+    (values + scaled) * value_bytes + 4 * network.heads as u64 + masks
 }
 
 #[cfg(test)]
@@ -181,6 +200,17 @@ mod tests {
         // from the official config: 25,296,896 in linear layers, 32,100 x 512 in the head
         let expected = 6.0 * (25_296_896.0 + 32_100.0 * 512.0) + 6.0 * 256.0 * 512.0 * 8.0;
         assert_eq!(flops_per_token(&network, None, 256), expected);
+    }
+
+    #[test]
+    fn recomputed_blocks_cost_their_forward_pass_again() {
+        let network = Network::named("60m", 32_100).unwrap();
+        let needed = flops_per_token(&network, None, 256);
+        let computed = |recompute| flops_computed_per_token(&network, None, 256, recompute);
+        assert_eq!(computed(false), needed);
+        // 2 operations a weight of the linear layers, and 2·256·512 a layer of attention
+        let forward = 2.0 * 25_296_896.0 + 2.0 * 256.0 * 512.0 * 8.0;
+        assert_eq!(computed(true), needed + forward);
     }
 
     #[test]

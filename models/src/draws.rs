@@ -54,9 +54,9 @@ pub struct Seeded {
 }
 
 impl Seeded {
-    /// A generator of its own for each draw. BLAKE3 turns the key into 256 bits, so that neighbouring seeds and
-    /// steps share nothing.
-    fn generator(self, what: &Draw<'_>) -> ChaCha8Rng {
+    /// A key of its own for each draw: BLAKE3 of all that it depends on, so that neighbouring seeds and steps share
+    /// nothing.
+    fn key(self, what: &Draw<'_>) -> [u8; 32] {
         let mut key = blake3::Hasher::new();
         key.update(&self.seed.to_le_bytes());
         key.update(&what.step.to_le_bytes());
@@ -69,7 +69,20 @@ impl Seeded {
             DrawRole::Dropout => 5,
         }]);
         key.update(what.name.as_bytes());
-        ChaCha8Rng::from_seed(*key.finalize().as_bytes())
+        *key.finalize().as_bytes()
+    }
+
+    /// The key of a draw for Philox4x32, which takes 64 bits.
+    pub(crate) fn philox_key(self, what: &Draw<'_>) -> [u32; 2] {
+        let [a, b, c, d, e, f, g, h, ..] = self.key(what);
+        [
+            u32::from_le_bytes([a, b, c, d]),
+            u32::from_le_bytes([e, f, g, h]),
+        ]
+    }
+
+    fn generator(self, what: &Draw<'_>) -> ChaCha8Rng {
+        ChaCha8Rng::from_seed(self.key(what))
     }
 }
 

@@ -280,30 +280,34 @@ impl<B: ops::Backend> LlamaLearner<B> {
     }
 
     /// `gradient += weight · ∇ loss`, and the loss remembered with its weight.
-    fn backward(&mut self, graph: Graph<B>, batch: Batch<'_>, weight: f64) {
+    fn backward(
+        &mut self,
+        graph: Graph<B>,
+        batch: Batch<'_>,
+        weight: f64,
+    ) -> Result<(), DeviceFault> {
         let Graph { weights, loss, cut } = graph;
         self.losses.push((weight, loss.clone().inner()));
         let mut gradients = loss.mul_scalar(weight).backward();
         self.add_gradients(&weights, &mut gradients);
-        let Some(Cut { mut inputs, last }) = cut else {
-            return;
+        let Some(Cut { inputs, last }) = cut else {
+            return Ok(());
         };
+        let missing =
+            || DeviceFault::new("a block's backward pass left no gradient of what it reads");
         let dropout = self.dropout(batch);
-        let mut above = last.grad_remove(&mut gradients);
-        for block in weights.blocks.iter().rev() {
-            let (Some(gradient), Some(input)) = (above, inputs.pop()) else {
-                return;
-            };
+        let mut above = last.grad_remove(&mut gradients).ok_or_else(missing)?;
+        drop((last, gradients));
+        for (block, input) in weights.blocks.iter().zip(inputs).rev() {
             let input = Tensor::from_inner(input).require_grad();
             let output = block.forward(input.clone(), batch, &self.pass(dropout.as_ref()));
-            let mut gradients = backward_from(output, gradient);
+            let mut gradients = backward_from(output, above);
             self.add_gradients(&weights, &mut gradients);
-            above = input.grad_remove(&mut gradients);
+            above = input.grad_remove(&mut gradients).ok_or_else(missing)?;
         }
-        if let Some(gradient) = above {
-            let mut gradients = backward_from(embed(&weights, batch), gradient);
-            self.add_gradients(&weights, &mut gradients);
-        }
+        let mut gradients = backward_from(embed(&weights, batch), above);
+        self.add_gradients(&weights, &mut gradients);
+        Ok(())
     }
 
     /// Adds what a backward pass has found to the gradients of the update.
@@ -404,8 +408,7 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
         let _told_by_drain = self.attempt(|learner| {
             let graph = learner.forward(batch);
-            learner.backward(graph, batch, weight);
-            Ok(())
+            learner.backward(graph, batch, weight)
         });
     }
 
@@ -427,7 +430,7 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
             let graph = learner.forward(batch);
             wait()?;
             let forward = begun.elapsed();
-            learner.backward(graph, batch, weight);
+            learner.backward(graph, batch, weight)?;
             wait()?;
             let backward = begun.elapsed() - forward;
             learner.apply(update)?;

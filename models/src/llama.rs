@@ -5,8 +5,9 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::draws::{Draw, DrawRole, Draws, Seeded};
-use crate::low_rank::Linear;
+use crate::draws::{Draw, DrawRole, Seeded};
+use crate::low_rank::{Linear, together};
+use crate::ops::dropout::Mask;
 use crate::{Batch, IGNORE, ops};
 
 /// The network with a `P` in each parameter's place: parameters to keep, tensors to compute with.
@@ -94,19 +95,17 @@ impl<B: ops::Backend> Block<Tensor<B, 2>> {
         pass: &Pass<'_>,
     ) -> Tensor<B, 2> {
         let [n, d] = hidden_nd.dims();
-        let by_row = |x_nd: Tensor<B, 2>| x_nd.reshape([batch.rows, batch.length, d]);
 
         let normed_nd = ops::rms_norm(hidden_nd.clone(), self.attention_norm.clone());
-        let query_btd = by_row(self.query.forward(normed_nd.clone(), pass));
-        let key_btd = by_row(self.key.forward(normed_nd.clone(), pass));
-        let value_btd = by_row(self.value.forward(normed_nd, pass));
-        let mixed_nd = ops::attention(query_btd, key_btd, value_btd, pass.heads).reshape([n, d]);
-        let hidden_nd = hidden_nd.add(self.output.forward(mixed_nd, pass));
+        let query_key_value = together([&self.query, &self.key, &self.value], normed_nd, pass);
+        let query_key_value = query_key_value.reshape([batch.rows, batch.length, 3 * d]);
+        let mixed_nd = ops::attention(query_key_value, pass.heads).reshape([n, d]);
+        let hidden_nd = ops::residual(hidden_nd, self.output.forward(mixed_nd, pass));
 
         let normed_nd = ops::rms_norm(hidden_nd.clone(), self.mlp_norm.clone());
-        let gate_ni = self.gate.forward(normed_nd.clone(), pass);
-        let up_ni = self.up.forward(normed_nd, pass);
-        hidden_nd.add(self.down.forward(ops::swiglu(gate_ni, up_ni), pass))
+        let gate_up = together([&self.gate, &self.up], normed_nd, pass);
+        let activated = ops::swiglu(gate_up);
+        ops::residual(hidden_nd, self.down.forward(activated, pass))
     }
 }
 
@@ -123,25 +122,21 @@ fn indices<B: ops::Backend>(tokens: &[u32], device: &B::Device) -> Tensor<B, 1, 
     Tensor::from_data(TensorData::new(indices, [tokens.len()]), device)
 }
 
-impl Dropout {
-    /// `x` with a share of its elements 0 and the others larger for it, so that the mean stays.
-    pub(crate) fn apply<B: ops::Backend>(&self, x: Tensor<B, 2>, module: &str) -> Tensor<B, 2> {
+impl Pass<'_> {
+    /// What the factors of a layer see of its input of this shape; all of it without dropout.
+    pub(crate) fn mask(&self, module: &str, shape: [usize; 2]) -> Option<Mask> {
+        let dropout = self.dropout?;
         let draw = Draw {
             name: module,
             role: DrawRole::Dropout,
-            step: self.batch_index,
-            shape: x.dims(),
+            step: dropout.batch_index,
+            shape,
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a share needs no more than f32"
-        )]
-        let (share, kept) = (self.share as f32, (1.0 / (1.0 - self.share)) as f32);
-        let mut mask = self.key.values(&draw);
-        mask.iter_mut()
-            .for_each(|value| *value = if *value < share { 0.0 } else { kept });
-        let mask = Tensor::from_data(TensorData::new(mask, x.dims()), (&x.device(), x.dtype()));
-        x.mul(mask)
+        Some(Mask::new(
+            shape,
+            dropout.share,
+            dropout.key.philox_key(&draw),
+        ))
     }
 }
 

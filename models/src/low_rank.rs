@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use crate::draws::{Draw, DrawRole, Draws};
 use crate::llama::Pass;
 use crate::network::{Network, NetworkError};
-use crate::ops;
+use crate::ops::{self, low_rank_linear};
 use crate::parameter::{Parameter, Placement, Role};
 
 /// How linear layers are replaced by low-rank ones.
@@ -143,33 +143,51 @@ impl<B: ops::Backend> Linear<Tensor<B, 2>> {
     /// `y = xWᵀ + s·(drop(x)·Aᵀ)Bᵀ` of x `[n, in]`, with `s = tanh(scalar)` where the scalar is trained, and `drop`
     /// the identity except in training with dropout.
     pub(crate) fn forward(&self, x: Tensor<B, 2>, pass: &Pass<'_>) -> Tensor<B, 2> {
-        let weight = self.weight.clone();
-        let Some(Factors { a, b, scalar }) = &self.factors else {
-            let weight =
-                weight.expect("a layer without factors has a weight: only `attach` removes it");
-            return ops::linear(x, weight);
-        };
-        let (a, b) = (a.clone(), b.clone());
-        match (scalar, pass.dropout) {
-            (None, None) => ops::low_rank_linear(x, weight, a, b, pass.scale),
-            (scalar, dropout) => {
-                let dropped = match dropout {
-                    Some(dropout) => dropout.apply(x.clone(), &self.module),
-                    None => x.clone(),
-                };
-                let product = match scalar {
-                    None => ops::low_rank_linear(dropped, None, a, b, pass.scale),
-                    Some(scalar) => {
-                        ops::linear(ops::linear(dropped, a), b).mul(scalar.clone().tanh())
-                    }
-                };
-                match weight {
-                    Some(weight) => ops::linear(x, weight).add(product),
-                    None => product,
-                }
-            }
-        }
+        together([self], x, pass)
     }
+}
+
+/// [`Linear::forward`] of layers that read the same input, side by side `[n, Σ out]`.
+pub(crate) fn together<B: ops::Backend, const LAYERS: usize>(
+    layers: [&Linear<Tensor<B, 2>>; LAYERS],
+    x: Tensor<B, 2>,
+    pass: &Pass<'_>,
+) -> Tensor<B, 2> {
+    let weights = layers.iter().filter_map(|layer| layer.weight.clone());
+    let factors: Vec<_> = layers
+        .iter()
+        .filter_map(|layer| Some((*layer, layer.factors.as_ref()?)))
+        .collect();
+    if factors.is_empty() {
+        return ops::linear(x, weights.collect());
+    }
+    let layer =
+        |linear: &Linear<Tensor<B, 2>>, factors: &Factors<Tensor<B, 2>>| low_rank_linear::Layer {
+            weight: linear.weight.clone(),
+            a: factors.a.clone(),
+            b: factors.b.clone(),
+            mask: pass.mask(&linear.module, x.dims()),
+        };
+    let scaled = factors.iter().any(|(_, factors)| factors.scalar.is_some());
+    if !scaled {
+        let layers = factors
+            .iter()
+            .map(|(linear, factors)| layer(linear, factors));
+        return ops::low_rank_linear(x.clone(), layers.collect(), pass.scale);
+    }
+    let outputs = factors.iter().map(|(linear, factors)| {
+        let mut low_rank = layer(linear, factors);
+        let weight = low_rank.weight.take();
+        let mut output = ops::low_rank_linear(x.clone(), vec![low_rank], pass.scale);
+        if let Some(scalar) = &factors.scalar {
+            output = output.mul(scalar.clone().tanh());
+        }
+        match weight {
+            Some(weight) => output.add(ops::linear(x.clone(), vec![weight])),
+            None => output,
+        }
+    });
+    Tensor::cat(outputs.collect(), 1)
 }
 
 impl<B: ops::Backend> Linear<Parameter<B>> {

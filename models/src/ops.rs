@@ -6,6 +6,9 @@
 //! the forward operations with nodes that call the inner backend's forward and backward, so that a backend never
 //! sees the graph and a gradient that nobody asked for is never computed.
 //!
+//! Layers that read the same input (query, key and value; gate and up) are one operation, whose result holds theirs side
+//! by side: they share the input's gradient, what is kept of it, and the pass over it.
+//!
 //! Shapes, here and in the files below: `n` rows (tokens), `i` inputs, `o` outputs, `r` rank, `d` hidden width,
 //! `v` vocabulary, `b` batch, `t` length.
 
@@ -14,9 +17,11 @@ pub mod attention;
 mod autodiff;
 pub mod cpu;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub mod linear;
 pub mod low_rank_linear;
+pub mod residual;
 pub mod rms_norm;
 pub mod sum_of_squares;
 pub mod swiglu;
@@ -32,61 +37,53 @@ use burn::tensor::{Int, Tensor, bf16};
 /// differentiable argument, in the order of the arguments, whether its gradient is needed; what is not needed is
 /// returned as `None` and must not be computed.
 pub trait Backend: burn::tensor::backend::Backend {
-    /// `x·Wᵀ` for x `[n, i]` and W `[o, i]`.
-    fn linear(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        linear::definition(x, weight)
+    /// `x·Wᵀ` of each weight, side by side `[n, Σ o]`, for x `[n, i]` and weights `[o, i]`.
+    fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        linear::definition(x, weights)
     }
 
-    /// Gradient of [`Backend::linear`] for x: `g·W` `[n, i]` from g `[n, o]`.
-    fn linear_input_gradient(
+    /// Gradients of [`Backend::linear`] for x and each weight.
+    fn linear_backward(
+        saved: linear::Saved<Self>,
         gradient: Tensor<Self, 2>,
-        weight: Tensor<Self, 2>,
-    ) -> Tensor<Self, 2> {
-        linear::input_gradient(gradient, weight)
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<Self, 2>>> {
+        linear::backward(saved, gradient, wanted)
     }
 
-    /// Gradient of [`Backend::linear`] for W: `gᵀ·x` `[o, i]` from g `[n, o]`.
-    fn linear_weight_gradient(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        linear::weight_gradient(gradient, x)
-    }
-
-    /// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ` `[n, o]` and, for the backward pass, `x·Aᵀ` `[n, r]`.
+    /// `x·Wᵀ + s·(drop(x)·Aᵀ)·Bᵀ` of each layer, side by side `[n, Σ o]`.
     fn low_rank_linear(
         x: Tensor<Self, 2>,
-        weight: Option<Tensor<Self, 2>>,
-        a: Tensor<Self, 2>,
-        b: Tensor<Self, 2>,
+        layers: Vec<low_rank_linear::Layer<Self>>,
         scale: f32,
-    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        low_rank_linear::definition(x, weight, a, b, scale)
+    ) -> Tensor<Self, 2> {
+        low_rank_linear::definition(x, &layers, scale)
     }
 
-    /// Gradients of [`Backend::low_rank_linear`] for x, A and B; W is frozen there.
+    /// Gradients of [`Backend::low_rank_linear`] for x, then A and B of each layer; W is frozen there.
     fn low_rank_linear_backward(
         saved: low_rank_linear::Saved<Self>,
         gradient: Tensor<Self, 2>,
-        wanted: [bool; 3],
-    ) -> [Option<Tensor<Self, 2>>; 3] {
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<Self, 2>>> {
         low_rank_linear::backward(saved, gradient, wanted)
     }
 
-    /// Causal attention with rotary positions `[b, t, d]`, and the log-sum-exp of the scaled scores `[b, heads, t]`.
+    /// Causal attention with rotary positions `[b, t, d]` of query, key and value side by side `[b, t, 3d]`, and the
+    /// log-sum-exp of the scaled scores `[b, heads, t]`.
     fn attention(
-        query: Tensor<Self, 3>,
-        key: Tensor<Self, 3>,
-        value: Tensor<Self, 3>,
+        query_key_value: Tensor<Self, 3>,
         heads: usize,
     ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
-        attention::forward(query, key, value, heads)
+        attention::forward(query_key_value, heads)
     }
 
-    /// Gradients of [`Backend::attention`] for query, key and value.
+    /// Gradients of [`Backend::attention`] for query, key and value, side by side.
     fn attention_backward(
         saved: attention::Saved<Self>,
         gradient: Tensor<Self, 3>,
-        wanted: [bool; 3],
-    ) -> [Option<Tensor<Self, 3>>; 3] {
-        attention::backward(saved, gradient, wanted)
+    ) -> Tensor<Self, 3> {
+        attention::backward(saved, gradient)
     }
 
     /// Sum of `-log softmax(hidden·headᵀ)[target]` over the targets that are not negative `[1]`, and its gradients
@@ -121,19 +118,19 @@ pub trait Backend: burn::tensor::backend::Backend {
         rms_norm::backward(x, weight, gradient, wanted)
     }
 
-    /// `silu(gate)·up`, elementwise.
-    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        swiglu::definition(gate, up)
+    /// `silu(gate)·up` `[n, i]` of gate and up side by side `[n, 2i]`.
+    fn swiglu(gate_up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        swiglu::definition(gate_up)
     }
 
-    /// Gradients of [`Backend::swiglu`] for gate and up.
-    fn swiglu_backward(
-        gate: Tensor<Self, 2>,
-        up: Tensor<Self, 2>,
-        gradient: Tensor<Self, 2>,
-        wanted: [bool; 2],
-    ) -> [Option<Tensor<Self, 2>>; 2] {
-        swiglu::backward(gate, up, gradient, wanted)
+    /// Gradients of [`Backend::swiglu`] for gate and up, side by side.
+    fn swiglu_backward(gate_up: Tensor<Self, 2>, gradient: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        swiglu::backward(gate_up, gradient)
+    }
+
+    /// `x + f`.
+    fn residual(x: Tensor<Self, 2>, f: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        residual::definition(x, f)
     }
 
     /// Rows of the table `[v, d]` picked by tokens `[n]`.
@@ -171,37 +168,33 @@ pub trait Backend: burn::tensor::backend::Backend {
 impl Backend for Cuda<f32> {}
 impl Backend for Cuda<bf16> {}
 
-/// `x·Wᵀ`: x `[n, i]`, weight `[o, i]`, result `[n, o]`.
+/// `x·Wᵀ` of one to three layers that read the same input: x `[n, i]`, weights `[o, i]`, result `[n, Σ o]`.
 ///
 /// A weight that does not require a gradient costs none, and no activation is kept for it.
-pub fn linear<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
-    <B as Backend>::linear(x, weight)
+pub fn linear<B: Backend>(x: Tensor<B, 2>, weights: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
+    <B as Backend>::linear(x, weights)
 }
 
-/// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ` (ReLoRA, equation 1): x `[n, i]`, weight `[o, i]`, a `[r, i]`, b `[o, r]`, result `[n, o]`.
+/// `x·Wᵀ + s·(drop(x)·Aᵀ)·Bᵀ` (ReLoRA, equation 1) of one to three layers that read the same input: x `[n, i]`, result
+/// `[n, Σ o]`.
 ///
-/// Without a weight only the low-rank term is computed. A frozen weight costs no gradient and no activation.
+/// A layer without a weight is its low-rank term alone. A weight counts as frozen, whether or not it is in a graph: it gets
+/// no gradient, and no activation is kept for one.
 pub fn low_rank_linear<B: Backend>(
     x: Tensor<B, 2>,
-    weight: Option<Tensor<B, 2>>,
-    a: Tensor<B, 2>,
-    b: Tensor<B, 2>,
+    layers: Vec<low_rank_linear::Layer<B>>,
     scale: f32,
 ) -> Tensor<B, 2> {
-    B::low_rank_linear(x, weight, a, b, scale).0
+    B::low_rank_linear(x, layers, scale)
 }
 
-/// Causal multi-head attention with rotary positions inside: query, key, value and result `[b, t, d]`.
+/// Causal multi-head attention with rotary positions inside: query, key and value side by side `[b, t, 3d]`, result
+/// `[b, t, d]`.
 ///
 /// The head width `d / heads` must be even (positions rotate its halves against each other, base 10000). Scores are
 /// scaled by `1/√(d / heads)`.
-pub fn attention<B: Backend>(
-    query: Tensor<B, 3>,
-    key: Tensor<B, 3>,
-    value: Tensor<B, 3>,
-    heads: usize,
-) -> Tensor<B, 3> {
-    <B as Backend>::attention(query, key, value, heads).0
+pub fn attention<B: Backend>(query_key_value: Tensor<B, 3>, heads: usize) -> Tensor<B, 3> {
+    <B as Backend>::attention(query_key_value, heads).0
 }
 
 /// Output projection and loss in one: the *sum*, in nats, of `-log softmax(hidden·headᵀ)[target]` `[1]` over the
@@ -221,9 +214,14 @@ pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 
     B::rms_norm(x, weight)
 }
 
-/// `silu(gate)·up` with `silu(z) = z / (1 + e⁻ᶻ)`: both and the result `[n, i]`.
-pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
-    B::swiglu(gate, up)
+/// `silu(gate)·up` with `silu(z) = z / (1 + e⁻ᶻ)`: gate and up side by side `[n, 2i]`, result `[n, i]`.
+pub fn swiglu<B: Backend>(gate_up: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::swiglu(gate_up)
+}
+
+/// `x + f` `[n, d]`: what a part of a block adds to the hidden states. In place on the CPU.
+pub fn residual<B: Backend>(x: Tensor<B, 2>, f: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::residual(x, f)
 }
 
 /// Rows of the table picked by tokens: table `[v, d]`, tokens `[n]` below v, result `[n, d]`.

@@ -5,6 +5,7 @@ mod common;
 
 use burn::tensor::TensorData;
 use common::Matrix;
+use models::ops::low_rank_linear::Layer;
 use models::{merge, ops};
 use proptest::prelude::*;
 
@@ -38,8 +39,9 @@ proptest! {
         let a = matrix(fill(rank * inputs, 41), rank);
         let b = matrix(fill(outputs * rank, 73), outputs);
 
-        let before = values(ops::low_rank_linear(x.clone(), Some(weight.clone()), a.clone(), b.clone(), scale));
-        let after = values(ops::linear(x, merge(weight, a, b, matrix(vec![scale], 1))));
+        let layer = Layer { weight: Some(weight.clone()), a: a.clone(), b: b.clone(), mask: None };
+        let before = values(ops::low_rank_linear(x.clone(), vec![layer], scale));
+        let after = values(ops::linear(x, vec![merge(weight, a, b, matrix(vec![scale], 1))]));
 
         // Every term is at most 1 + scale·rank, and up to inputs·rank of them are rounded in either order.
         let bound = 4.0 * f32::EPSILON * (inputs * (rank + 1)) as f32 * (1.0 + scale * rank as f32);

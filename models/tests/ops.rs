@@ -3,6 +3,8 @@
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use models::ops::dropout::Mask;
+use models::ops::low_rank_linear::{self, Layer};
 use models::ops::{self, AdamStep};
 use proptest::prelude::*;
 
@@ -110,27 +112,43 @@ fn assert_agree<const N: usize>(
     }
 }
 
-fn three([batch, length, hidden]: [usize; 3], tensor: Tensor<Graph, 2>) -> Tensor<Graph, 3> {
-    tensor.reshape([batch, length, hidden])
+/// Query, key and value side by side, as the operation takes them.
+fn query_key_value(
+    [batch, length, hidden]: [usize; 3],
+    parts: [Tensor<Graph, 2>; 3],
+) -> Tensor<Graph, 3> {
+    Tensor::cat(parts.to_vec(), 1).reshape([batch, length, 3 * hidden])
 }
 
 fn own_attention(
     shape: [usize; 3],
     heads: usize,
-    [q, k, v]: [Tensor<Graph, 2>; 3],
+    parts: [Tensor<Graph, 2>; 3],
 ) -> Tensor<Graph, 2> {
-    let output = ops::attention(three(shape, q), three(shape, k), three(shape, v), heads);
+    let output = ops::attention(query_key_value(shape, parts), heads);
     output.reshape([shape[0] * shape[1], shape[2]])
 }
 
 fn attention_definition(
     shape: [usize; 3],
     heads: usize,
-    [q, k, v]: [Tensor<Graph, 2>; 3],
+    parts: [Tensor<Graph, 2>; 3],
 ) -> Tensor<Graph, 2> {
-    let output =
-        ops::attention::definition(three(shape, q), three(shape, k), three(shape, v), heads);
+    let output = ops::attention::definition(query_key_value(shape, parts), heads);
     output.reshape([shape[0] * shape[1], shape[2]])
+}
+
+fn own_swiglu([gate, up]: [Tensor<Graph, 2>; 2]) -> Tensor<Graph, 2> {
+    ops::swiglu(Tensor::cat(vec![gate, up], 1))
+}
+
+fn low_rank_layer(
+    weight: Option<Tensor<Graph, 2>>,
+    a: Tensor<Graph, 2>,
+    b: Tensor<Graph, 2>,
+    mask: Option<Mask>,
+) -> Layer<Graph> {
+    Layer { weight, a, b, mask }
 }
 
 /// Targets below the vocabulary, every third one ignored where asked.
@@ -154,20 +172,41 @@ proptest! {
     fn linear_equals_its_definition(n in 1usize..70, i in 1usize..50, o in 1usize..50, seed in 0u64..1000) {
         let inputs = [input(seed, [n, i]), input(seed + 1, [o, i])];
         assert_agree(
-            differentiate(&inputs, |[x, w]| ops::linear(x, w)),
-            differentiate(&inputs, |[x, w]| ops::linear::definition(x, w)),
+            differentiate(&inputs, |[x, w]| ops::linear(x, vec![w])),
+            differentiate(&inputs, |[x, w]| ops::linear::definition(x, vec![w])),
+        );
+        let inputs = [
+            input(seed, [n, i]), input(seed + 1, [o, i]), input(seed + 2, [o + 1, i]), input(seed + 3, [1, i]),
+        ];
+        assert_agree(
+            differentiate(&inputs, |[x, w, v, u]| ops::linear(x, vec![w, v, u])),
+            differentiate(&inputs, |[x, w, v, u]| ops::linear::definition(x, vec![w, v, u])),
         );
     }
 
+    // Two layers of their own widths and ranks, each with or without a weight, both with or without masks.
     #[test]
     fn low_rank_linear_equals_its_definition(
-        n in 1usize..70, i in 1usize..50, o in 1usize..50, r in 1usize..9, frozen in any::<bool>(), seed in 0u64..1000,
+        n in 1usize..70, i in 1usize..50, o in 1usize..50, r in 1usize..9,
+        frozen in any::<[bool; 2]>(), masked in any::<bool>(), seed in 0u64..1000,
     ) {
-        let inputs = [input(seed, [n, i]), input(seed + 1, [r, i]), input(seed + 2, [o, r])];
-        let weight = frozen.then(|| leaf(&input(seed + 3, [o, i])));
+        let inputs = [
+            input(seed, [n, i]),
+            input(seed + 1, [r, i]), input(seed + 2, [o, r]),
+            input(seed + 3, [r + 2, i]), input(seed + 4, [o + 3, r + 2]),
+        ];
+        let weights = [(o, 5), (o + 3, 6)].map(|(o, number)| leaf(&input(seed + number, [o, i])));
+        let layers = |factors: [Tensor<Graph, 2>; 4]| {
+            let [a, b, c, d] = factors;
+            let weight = |number: usize| Some(weights[number].clone()).filter(|_| frozen[number]);
+            let mask = |number: u32| masked.then(|| Mask::new([n, i], 0.3, [seed as u32, number]));
+            vec![low_rank_layer(weight(0), a, b, mask(0)), low_rank_layer(weight(1), c, d, mask(1))]
+        };
         assert_agree(
-            differentiate(&inputs, |[x, a, b]| ops::low_rank_linear(x, weight.clone(), a, b, 0.25)),
-            differentiate(&inputs, |[x, a, b]| ops::low_rank_linear::definition(x, weight.clone(), a, b, 0.25).0),
+            differentiate(&inputs, |[x, a, b, c, d]| ops::low_rank_linear(x, layers([a, b, c, d]), 0.25)),
+            differentiate(&inputs, |[x, a, b, c, d]| {
+                low_rank_linear::definition(x, &layers([a, b, c, d]), 0.25)
+            }),
         );
     }
 
@@ -210,8 +249,17 @@ proptest! {
         let mut inputs = [input(seed, [n, d]), input(seed + 1, [n, d])];
         inputs[0].values.iter_mut().for_each(|z| *z *= 12.0);
         assert_agree(
-            differentiate(&inputs, |[z, u]| ops::swiglu(z, u)),
-            differentiate(&inputs, |[z, u]| ops::swiglu::definition(z, u)),
+            differentiate(&inputs, own_swiglu),
+            differentiate(&inputs, |[z, u]| ops::swiglu::definition(Tensor::cat(vec![z, u], 1))),
+        );
+    }
+
+    #[test]
+    fn residual_equals_its_definition(n in 1usize..70, d in 1usize..90, seed in 0u64..1000) {
+        let inputs = [input(seed, [n, d]), input(seed + 1, [n, d])];
+        assert_agree(
+            differentiate(&inputs, |[x, f]| ops::residual(x, f)),
+            differentiate(&inputs, |[x, f]| ops::residual::definition(x, f)),
         );
     }
 
@@ -251,18 +299,19 @@ proptest! {
 #[test]
 fn composed_backward_functions_agree_with_the_kernels() {
     use ops::Backend;
-    let wanted = [true; 3];
     let all = |actual: Vec<Option<Tensor<Flex, 2>>>, expected: Vec<Option<Tensor<Flex, 2>>>| {
+        assert_eq!(actual.len(), expected.len());
         for (actual, expected) in actual.into_iter().zip(expected) {
             let (actual, expected) = (actual.expect("wanted"), expected.expect("wanted"));
             assert!(difference(&values(actual), &values(expected)) < 2e-5);
         }
     };
-    let [x, y, g] = [1, 2, 3].map(|seed| plain(&input(seed, [37, 24])));
+    let [x, g] = [1, 3].map(|seed| plain(&input(seed, [37, 24])));
+    let both = plain(&input(2, [37, 48]));
     let weight = plain(&input(4, [1, 24]));
     all(
-        ops::swiglu::backward(x.clone(), y.clone(), g.clone(), [true; 2]).into(),
-        Flex::swiglu_backward(x.clone(), y.clone(), g.clone(), [true; 2]).into(),
+        vec![Some(ops::swiglu::backward(both.clone(), g.clone()))],
+        vec![Some(Flex::swiglu_backward(both.clone(), g.clone()))],
     );
     all(
         ops::rms_norm::backward(x.clone(), weight.clone(), g.clone(), [true; 2]).into(),
@@ -281,18 +330,31 @@ fn composed_backward_functions_agree_with_the_kernels() {
             11,
         ))],
     );
-    let saved = ops::low_rank_linear::Saved {
+    let saved = ops::linear::Saved {
         x: Some(x.clone()),
-        weight: Some(plain(&input(6, [24, 24]))),
-        a: Some(plain(&input(7, [5, 24]))),
-        b: Some(plain(&input(8, [24, 5]))),
-        projected: Some(x.clone().matmul(plain(&input(7, [5, 24])).transpose())),
-        scale: 0.5,
+        weights: [6, 7].map(|seed| plain(&input(seed, [24, 24]))).to_vec(),
     };
     all(
-        ops::low_rank_linear::backward(saved.clone(), g.clone(), wanted).into(),
-        Flex::low_rank_linear_backward(saved, g.clone(), wanted).into(),
+        ops::linear::backward(saved.clone(), both.clone(), &[true; 3]),
+        Flex::linear_backward(saved, both.clone(), &[true; 3]),
     );
+    for masked in [false, true] {
+        let layer = |number: u64, weight: bool| Layer {
+            weight: weight.then(|| plain(&input(6 + number, [24, 24]))),
+            a: plain(&input(8 + number, [5, 24])),
+            b: plain(&input(10 + number, [24, 5])),
+            mask: masked.then(|| Mask::new([37, 24], 0.2, [1, number as u32])),
+        };
+        let saved = low_rank_linear::Saved {
+            x: Some(x.clone()),
+            layers: vec![layer(0, true), layer(1, false)],
+            scale: 0.5,
+        };
+        all(
+            low_rank_linear::backward(saved.clone(), both.clone(), &[true; 5]),
+            Flex::low_rank_linear_backward(saved, both.clone(), &[true; 5]),
+        );
+    }
     let head = plain(&input(9, [11, 24]));
     let targets = integers(&some_targets(10, 37, 11, true)).inner();
     let own = Flex::cross_entropy(x.clone(), head.clone(), targets.clone(), [true; 2]);
@@ -300,28 +362,22 @@ fn composed_backward_functions_agree_with_the_kernels() {
     assert!(difference(&values(own.0), &values(composed.0)) < 2e-6);
     all(composed.1.into(), own.1.into());
 
-    let [q, k, v, g] =
-        [1, 2, 3, 4].map(|seed| plain(&input(seed, [2 * 70, 24])).reshape([2, 70, 24]));
-    let own = <Flex as Backend>::attention(q.clone(), k.clone(), v.clone(), 3);
-    let composed = ops::attention::forward(q.clone(), k.clone(), v.clone(), 3);
+    let parts = plain(&input(1, [2 * 70, 72])).reshape([2, 70, 72]);
+    let g = plain(&input(4, [2 * 70, 24])).reshape([2, 70, 24]);
+    let own = <Flex as Backend>::attention(parts.clone(), 3);
+    let composed = ops::attention::forward(parts.clone(), 3);
     assert!(difference(&values(own.0.clone()), &values(composed.0)) < 2e-6);
     assert!(difference(&values(own.1.clone()), &values(composed.1)) < 2e-6);
     let saved = ops::attention::Saved {
-        query: q,
-        key: k,
-        value: v,
+        query_key_value: parts,
         output: own.0,
         log_sum_exp: own.1,
         heads: 3,
     };
-    let flat = |tensors: [Option<Tensor<Flex, 3>>; 3]| {
-        tensors
-            .map(|tensor| tensor.map(|tensor| tensor.reshape([2 * 70, 24])))
-            .into()
-    };
+    let flat = |tensor: Tensor<Flex, 3>| vec![Some(tensor.reshape([2 * 70, 72]))];
     all(
-        flat(ops::attention::backward(saved.clone(), g.clone(), wanted)),
-        flat(Flex::attention_backward(saved, g, wanted)),
+        flat(ops::attention::backward(saved.clone(), g.clone())),
+        flat(Flex::attention_backward(saved, g)),
     );
 }
 
@@ -453,7 +509,7 @@ proptest! {
     fn linear_matches_finite_differences(n in 1usize..7, i in 1usize..10, o in 1usize..8, seed in 0u64..1000) {
         assert_differentiates(
             [input(seed, [n, i]), input(seed + 1, [o, i])],
-            |[x, w]| ops::linear(x, w),
+            |[x, w]| ops::linear(x, vec![w]),
             |[x, w]| matmul_transposed(x, w, i),
         );
     }
@@ -467,7 +523,9 @@ proptest! {
             weight.as_ref().map(|weight| weight.values.iter().map(|x| f64::from(*x)).collect());
         assert_differentiates(
             [input(seed, [n, i]), input(seed + 1, [r, i]), input(seed + 2, [o, r])],
-            |[x, a, b]| ops::low_rank_linear(x, weight.as_ref().map(leaf), a, b, 0.5),
+            |[x, a, b]| {
+                ops::low_rank_linear(x, vec![low_rank_layer(weight.as_ref().map(leaf), a, b, None)], 0.5)
+            },
             |[x, a, b]| {
                 let low_rank = matmul_transposed(&matmul_transposed(x, a, i), b, r);
                 let base = weight64.as_ref().map(|weight| matmul_transposed(x, weight, i));
@@ -516,8 +574,17 @@ proptest! {
     fn swiglu_matches_finite_differences(n in 1usize..7, d in 1usize..12, seed in 0u64..1000) {
         assert_differentiates(
             [input(seed, [n, d]), input(seed + 1, [n, d])],
-            |[z, u]| ops::swiglu(z, u),
+            own_swiglu,
             |[z, u]| z.iter().zip(u).map(|(z, u)| z / (1.0 + (-z).exp()) * u).collect(),
+        );
+    }
+
+    #[test]
+    fn residual_matches_finite_differences(n in 1usize..7, d in 1usize..12, seed in 0u64..1000) {
+        assert_differentiates(
+            [input(seed, [n, d]), input(seed + 1, [n, d])],
+            |[x, f]| ops::residual(x, f),
+            |[x, f]| x.iter().zip(f).map(|(x, f)| x + f).collect(),
         );
     }
 
@@ -532,21 +599,37 @@ proptest! {
     }
 }
 
+/// The paper's code drops the input of A alone (`relora.py`, Guitaricet/relora@176f376): the weight sees all of it.
 #[test]
-fn a_trained_weight_of_a_low_rank_linear_gets_its_gradient() {
-    let inputs = [
-        input(1, [5, 9]),
-        input(2, [7, 9]),
-        input(3, [3, 9]),
-        input(4, [7, 3]),
-    ];
-    assert_agree(
-        differentiate(&inputs, |[x, w, a, b]| {
-            ops::low_rank_linear(x, Some(w), a, b, 0.5)
-        }),
-        differentiate(&inputs, |[x, w, a, b]| {
-            ops::low_rank_linear::definition(x, Some(w), a, b, 0.5).0
-        }),
+fn a_dropped_input_is_seen_by_the_weight_alone() {
+    let (n, i, o, r) = (6, 9, 7, 3);
+    let inputs = [input(1, [n, i]), input(2, [r, i]), input(3, [o, r])];
+    let weight = input(4, [o, i]);
+    let share = 0.4;
+    let mask = Mask::new([n, i], share, [8, 9]);
+    // the share in units of 1/65536
+    let factor = 65_536.0 / (65_536.0 - 26_214.0);
+    let kept: Vec<f64> = (0..n * i)
+        .map(|index| f64::from(mask.bits()[index / 8] >> (index % 8) & 1) * factor)
+        .collect();
+    let kept_count = kept.iter().filter(|kept| **kept > 0.0).count();
+    assert!(kept_count > 0 && kept_count < n * i);
+    let weight64: Vec<f64> = weight.values.iter().map(|x| f64::from(*x)).collect();
+    assert_differentiates(
+        inputs,
+        |[x, a, b]| {
+            let layer = low_rank_layer(Some(leaf(&weight)), a, b, Some(mask.clone()));
+            ops::low_rank_linear(x, vec![layer], 0.5)
+        },
+        |[x, a, b]| {
+            let dropped: Vec<f64> = x.iter().zip(&kept).map(|(x, kept)| x * kept).collect();
+            let low_rank = matmul_transposed(&matmul_transposed(&dropped, a, i), b, r);
+            let base = matmul_transposed(x, &weight64, i);
+            base.iter()
+                .zip(low_rank)
+                .map(|(y, z)| y + 0.5 * z)
+                .collect()
+        },
     );
 }
 
@@ -582,7 +665,7 @@ fn views_and_shared_storage_are_read_and_written_correctly() {
     assert_eq!(norm, values(ops::rms_norm(copy.clone(), weight)));
     let transposed = values(ops::linear(
         view.clone().transpose(),
-        x.clone().slice([0..4, 0..7]),
+        vec![x.clone().slice([0..4, 0..7])],
     ));
     let square = copy
         .clone()
@@ -652,10 +735,11 @@ fn assert_bf16_agrees<const N: usize>(
 fn bf16_tensors_take_the_composed_definitions() {
     let (n, d) = (24, 16);
     let x = || input(1, [n, d]);
-    assert_bf16_agrees([x(), input(2, [9, d])], |[x, w]| ops::linear(x, w));
+    assert_bf16_agrees([x(), input(2, [9, d])], |[x, w]| ops::linear(x, vec![w]));
     assert_bf16_agrees([x(), input(3, [3, d]), input(4, [9, 3])], |[x, a, b]| {
         let weight = leaf(&input(2, [9, d])).cast(x.dtype());
-        ops::low_rank_linear(x, Some(weight), a, b, 0.5)
+        let mask = Mask::new([n, d], 0.1, [1, 2]);
+        ops::low_rank_linear(x, vec![low_rank_layer(Some(weight), a, b, Some(mask))], 0.5)
     });
     assert_bf16_agrees([x(), input(5, [n, d]), input(6, [n, d])], |inputs| {
         own_attention([2, 12, d], 2, inputs)
@@ -664,7 +748,8 @@ fn bf16_tensors_take_the_composed_definitions() {
         ops::cross_entropy(h, w, integers(&some_targets(8, n, 11, true))).reshape([1, 1])
     });
     assert_bf16_agrees([x(), input(8, [1, d])], |[x, w]| ops::rms_norm(x, w));
-    assert_bf16_agrees([x(), input(5, [n, d])], |[z, u]| ops::swiglu(z, u));
+    assert_bf16_agrees([x(), input(5, [n, d])], own_swiglu);
+    assert_bf16_agrees([x(), input(5, [n, d])], |[x, f]| ops::residual(x, f));
     assert_bf16_agrees([input(7, [11, d])], |[table]| {
         ops::embedding(table, integers(&some_targets(8, n, 11, false)))
     });
@@ -693,6 +778,26 @@ fn everything() -> Vec<Vec<u32>> {
         k: 3,
         gradient_scale: 0.5,
     };
+    let low_rank = |masked: bool| {
+        let mask = |number| masked.then(|| Mask::new([n, d], 0.1, [number, 4]));
+        differentiate(
+            &[
+                x.clone(),
+                input(3, [r, d]),
+                input(4, [i, r]),
+                input(5, [r, d]),
+                input(6, [d, r]),
+            ],
+            |[x, a, b, c, e]| {
+                let weight = Some(leaf(&input(2, [i, d])));
+                let layers = vec![
+                    low_rank_layer(weight, a, b, mask(0)),
+                    low_rank_layer(None, c, e, mask(1)),
+                ];
+                ops::low_rank_linear(x, layers, 0.5)
+            },
+        )
+    };
     let adamw = || {
         let wide = input(9, [n, i]);
         let (w, m, s) = ops::adamw(
@@ -708,13 +813,12 @@ fn everything() -> Vec<Vec<u32>> {
         )
     };
     vec![
-        bits(differentiate(&[x.clone(), input(2, [i, d])], |[x, w]| {
-            ops::linear(x, w)
-        })),
         bits(differentiate(
-            &[x.clone(), input(3, [r, d]), input(4, [i, r])],
-            |[x, a, b]| ops::low_rank_linear(x, Some(leaf(&input(2, [i, d]))), a, b, 0.5),
+            &[x.clone(), input(2, [i, d]), input(3, [d, d])],
+            |[x, w, v]| ops::linear(x, vec![w, v]),
         )),
+        bits(low_rank(false)),
+        bits(low_rank(true)),
         bits(differentiate(
             &[x.clone(), input(5, [n, d]), input(6, [n, d])],
             |inputs| own_attention(shape, 6, inputs),
@@ -725,8 +829,9 @@ fn everything() -> Vec<Vec<u32>> {
         bits(differentiate(&[x.clone(), input(8, [1, d])], |[x, w]| {
             ops::rms_norm(x, w)
         })),
-        bits(differentiate(&[x, input(5, [n, d])], |[z, u]| {
-            ops::swiglu(z, u)
+        bits(differentiate(&[x.clone(), input(5, [n, d])], own_swiglu)),
+        bits(differentiate(&[x, input(5, [n, d])], |[x, f]| {
+            ops::residual(x, f)
         })),
         bits(differentiate(&[input(7, [v, d])], |[table]| {
             ops::embedding(table, integers(&some_targets(8, n, v, false)))

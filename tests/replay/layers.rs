@@ -4,6 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
 use harness::algorithm::MethodSwitches;
 use harness::settings::{PruneMaskName, ScalingName, Settings};
+use models::ops::low_rank_linear::Layer;
 use models::{
     AdamW, Base, Device, Draw, DrawRole, Draws, Dtype, FactorInit, Learner, LowRank, Mask,
     MomentReset, Network, Precision, ResetKind, Scaling, Seeded, TensorInfo, TensorRole,
@@ -144,11 +145,15 @@ fn merges_of(case: &Value, tensors: &Tensors) -> Replayed {
         };
         #[expect(clippy::cast_possible_truncation, reason = "layers compute in f32")]
         let output = |learner: &dyn Learner| -> Result<Vec<f32>, String> {
+            let layer = Layer {
+                weight: Some(matrix(read(learner, &weight)?, outputs)),
+                a: matrix(read(learner, &a)?, rank),
+                b: matrix(read(learner, &b)?, outputs),
+                mask: None,
+            };
             Ok(values(ops::low_rank_linear(
                 x.clone(),
-                Some(matrix(read(learner, &weight)?, outputs)),
-                matrix(read(learner, &a)?, rank),
-                matrix(read(learner, &b)?, outputs),
+                vec![layer],
                 scale as f32,
             )))
         };

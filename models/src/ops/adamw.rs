@@ -42,7 +42,7 @@ impl AdamStep {
     }
 
     fn power(&self, beta: f64) -> f64 {
-        beta.powf(self.k as f64)
+        libm::pow(beta, self.k as f64)
     }
 }
 

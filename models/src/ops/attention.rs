@@ -17,12 +17,8 @@ use burn::tensor::{Bool, DType, Tensor, TensorData};
 /// What the backward pass needs of the forward pass.
 #[derive(Clone, Debug)]
 pub struct Saved<B: Backend> {
-    /// Query before rotation `[b, t, d]`.
-    pub query: Tensor<B, 3>,
-    /// Key before rotation `[b, t, d]`.
-    pub key: Tensor<B, 3>,
-    /// Value `[b, t, d]`.
-    pub value: Tensor<B, 3>,
+    /// Query, key (both before rotation) and value side by side `[b, t, 3d]`.
+    pub query_key_value: Tensor<B, 3>,
     /// Output of the forward pass `[b, t, d]`.
     pub output: Tensor<B, 3>,
     /// Log-sum-exp of the scaled and masked scores `[b, heads, t]`, f32.
@@ -48,13 +44,13 @@ impl Rotary {
     pub fn new(length: usize, width: usize) -> Self {
         let half = width / 2;
         let frequency: Vec<f32> = (0..half)
-            .map(|j| 10_000f64.powf(-2.0 * j as f64 / width as f64) as f32)
+            .map(|j| libm::pow(10_000.0, -2.0 * j as f64 / width as f64) as f32)
             .collect();
         let angles =
             (0..length).flat_map(|position| frequency.iter().map(move |f| position as f32 * f));
         let (sine, cosine) = angles
             .map(|angle| {
-                let (sine, cosine) = f64::from(angle).sin_cos();
+                let (sine, cosine) = libm::sincos(f64::from(angle));
                 (sine as f32, cosine as f32)
             })
             .unzip();
@@ -81,30 +77,21 @@ impl Rotary {
 }
 
 /// The output `[b, t, d]` from whole scores: the reference that the other forms are tested against.
-pub fn definition<B: Backend>(
-    query: Tensor<B, 3>,
-    key: Tensor<B, 3>,
-    value: Tensor<B, 3>,
-    heads: usize,
-) -> Tensor<B, 3> {
-    let dtype = query.dtype();
-    let rotation = Rotation::new(&query, heads);
-    let value_bhtw = split(value, heads);
-    let scores = rotation.scores(split(query, heads), split(key, heads));
+pub fn definition<B: Backend>(query_key_value: Tensor<B, 3>, heads: usize) -> Tensor<B, 3> {
+    let dtype = query_key_value.dtype();
+    let [query_bhtw, key_bhtw, value_bhtw] = split_all(query_key_value, heads);
+    let scores = Rotation::new(&query_bhtw).scores(query_bhtw, key_bhtw);
     join(softmax(scores, 3).cast(dtype).matmul(value_bhtw))
 }
 
 /// The output `[b, t, d]` and the log-sum-exp `[b, heads, t]`, composed.
 pub fn forward<B: Backend>(
-    query: Tensor<B, 3>,
-    key: Tensor<B, 3>,
-    value: Tensor<B, 3>,
+    query_key_value: Tensor<B, 3>,
     heads: usize,
 ) -> (Tensor<B, 3>, Tensor<B, 3>) {
-    let dtype = query.dtype();
-    let rotation = Rotation::new(&query, heads);
-    let value_bhtw = split(value, heads);
-    let scores = rotation.scores(split(query, heads), split(key, heads));
+    let dtype = query_key_value.dtype();
+    let [query_bhtw, key_bhtw, value_bhtw] = split_all(query_key_value, heads);
+    let scores = Rotation::new(&query_bhtw).scores(query_bhtw, key_bhtw);
     let maximum = scores.clone().max_dim(3);
     let exponentials = (scores - maximum.clone()).exp();
     let sum = exponentials.clone().sum_dim(3);
@@ -113,48 +100,36 @@ pub fn forward<B: Backend>(
     (join(output), log_sum_exp.squeeze_dim(3))
 }
 
-/// Gradients for query, key and value `[b, t, d]`, composed.
-pub fn backward<B: Backend>(
-    saved: Saved<B>,
-    gradient: Tensor<B, 3>,
-    wanted: [bool; 3],
-) -> [Option<Tensor<B, 3>>; 3] {
+/// Gradients for query, key and value, side by side `[b, t, 3d]`, composed.
+pub fn backward<B: Backend>(saved: Saved<B>, gradient: Tensor<B, 3>) -> Tensor<B, 3> {
     let Saved {
-        query,
-        key,
-        value,
+        query_key_value,
         output,
         log_sum_exp,
         heads,
     } = saved;
-    let dtype = query.dtype();
-    let rotation = Rotation::new(&query, heads);
-    let query_bhtw = rotation.apply(split(query, heads));
-    let key_bhtw = rotation.apply(split(key, heads));
+    let dtype = query_key_value.dtype();
+    let [query_bhtw, key_bhtw, value_bhtw] = split_all(query_key_value, heads);
+    let rotation = Rotation::new(&query_bhtw);
+    let query_bhtw = rotation.apply(query_bhtw);
+    let key_bhtw = rotation.apply(key_bhtw);
     let gradient_bhtw = split(gradient, heads);
     let scores = rotation.masked_product(query_bhtw.clone(), key_bhtw.clone());
     let probabilities = (scores - log_sum_exp.unsqueeze_dim(3)).exp();
-    let d_value = wanted[2].then(|| {
-        join(
-            probabilities
-                .clone()
-                .cast(dtype)
-                .swap_dims(2, 3)
-                .matmul(gradient_bhtw.clone()),
-        )
-    });
-    if !wanted[0] && !wanted[1] {
-        return [None, None, d_value];
-    }
+    let d_value = probabilities
+        .clone()
+        .cast(dtype)
+        .swap_dims(2, 3)
+        .matmul(gradient_bhtw.clone());
     let row_sums =
         (gradient_bhtw.clone().cast(DType::F32) * split(output, heads).cast(DType::F32)).sum_dim(3);
     let d_probabilities = gradient_bhtw
-        .matmul(split(value, heads).swap_dims(2, 3))
+        .matmul(value_bhtw.swap_dims(2, 3))
         .cast(DType::F32);
     let d_scores = (probabilities * (d_probabilities - row_sums) * rotation.scale).cast(dtype);
-    let d_query = wanted[0].then(|| join(rotation.undo(d_scores.clone().matmul(key_bhtw))));
-    let d_key = wanted[1].then(|| join(rotation.undo(d_scores.swap_dims(2, 3).matmul(query_bhtw))));
-    [d_query, d_key, d_value]
+    let d_query = rotation.undo(d_scores.clone().matmul(key_bhtw));
+    let d_key = rotation.undo(d_scores.swap_dims(2, 3).matmul(query_bhtw));
+    Tensor::cat([d_query, d_key, d_value].map(join).to_vec(), 2)
 }
 
 /// The rotary tables on the device, `[1, 1, t, w / 2]`, with the scale and the causal mask that go with them.
@@ -166,10 +141,9 @@ struct Rotation<B: Backend> {
 }
 
 impl<B: Backend> Rotation<B> {
-    fn new(query: &Tensor<B, 3>, heads: usize) -> Self {
-        let [_, length, hidden] = query.dims();
-        let (device, dtype) = (query.device(), query.dtype());
-        let width = hidden / heads;
+    fn new(query_bhtw: &Tensor<B, 4>) -> Self {
+        let [_, _, length, width] = query_bhtw.dims();
+        let (device, dtype) = (query_bhtw.device(), query_bhtw.dtype());
         let Rotary { cosine, sine, .. } = Rotary::new(length, width);
         let table = |values: Vec<f32>| {
             let data = TensorData::new(values, [1, 1, length, width / 2]);
@@ -212,6 +186,15 @@ impl<B: Backend> Rotation<B> {
         let mask = self.mask.clone().expand(scores.dims());
         scores.mask_fill(mask, f32::NEG_INFINITY)
     }
+}
+
+/// Query, key and value out of `[b, t, 3d]`, each `[b, heads, t, w]`.
+fn split_all<B: Backend>(query_key_value: Tensor<B, 3>, heads: usize) -> [Tensor<B, 4>; 3] {
+    let hidden = query_key_value.dims()[2] / 3;
+    [0, 1, 2].map(|number| {
+        let part = query_key_value.clone();
+        split(part.narrow(2, number * hidden, hidden), heads)
+    })
 }
 
 /// `[b, t, d]` to `[b, heads, t, w]`.

@@ -15,7 +15,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
-use super::{Backend, attention, low_rank_linear};
+use super::{Backend, attention, linear, low_rank_linear};
 
 /// What a node keeps from the forward pass, and how gradients come out of it.
 trait Saved<B: Backend, const N: usize>: Clone + Debug + Send + 'static {
@@ -93,36 +93,64 @@ fn plain<B: Backend, C: CheckpointStrategy, const D: usize>(
     wrap(tensor.primitive.clone())
 }
 
+/// What an operation on several layers that read the same input keeps. Its parents are the input and what each layer
+/// trains, in order.
+trait SavedOfLayers<B: Backend>: Clone + Debug + Send + 'static {
+    /// As [`Saved::gradients`], for as many parents as the layers have.
+    fn gradients(self, gradient: Tensor<B, 2>, wanted: &[bool]) -> Vec<Option<Tensor<B, 2>>>;
+}
+
+impl<B: Backend> SavedOfLayers<B> for linear::Saved<B> {
+    fn gradients(self, gradient: Tensor<B, 2>, wanted: &[bool]) -> Vec<Option<Tensor<B, 2>>> {
+        B::linear_backward(self, gradient, wanted)
+    }
+}
+
+impl<B: Backend> SavedOfLayers<B> for low_rank_linear::Saved<B> {
+    fn gradients(self, gradient: Tensor<B, 2>, wanted: &[bool]) -> Vec<Option<Tensor<B, 2>>> {
+        B::low_rank_linear_backward(self, gradient, wanted)
+    }
+}
+
 #[derive(Clone, Debug)]
-struct Linear<B: Backend> {
-    x: Option<Tensor<B, 2>>,
-    weight: Option<Tensor<B, 2>>,
-}
+struct Layers<S>(S);
 
-impl<B: Backend> Saved<B, 2> for Linear<B> {
-    fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 2]) -> [Option<FloatTensor<B>>; 2] {
-        let gradient: Tensor<B, 2> = wrap(gradient);
-        let d_weight = self
-            .x
-            .filter(|_| wanted[1])
-            .map(|x| B::linear_weight_gradient(gradient.clone(), x));
-        let d_x = self
-            .weight
-            .filter(|_| wanted[0])
-            .map(|weight| B::linear_input_gradient(gradient, weight));
-        [d_x, d_weight].map(|tensor| tensor.map(unwrap))
+impl<B: Backend, S: SavedOfLayers<B>, const N: usize> Saved<B, N> for Layers<S> {
+    fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; N]) -> [Option<FloatTensor<B>>; N] {
+        let mut gradients = self.0.gradients(wrap(gradient), &wanted).into_iter();
+        wanted.map(|_| gradients.next().flatten().map(unwrap))
     }
 }
 
-impl<B: Backend> Saved<B, 3> for low_rank_linear::Saved<B> {
-    fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 3]) -> [Option<FloatTensor<B>>; 3] {
-        B::low_rank_linear_backward(self, wrap(gradient), wanted).map(|tensor| tensor.map(unwrap))
+/// [`node`] for one to three layers: the number of parents of a node is a part of its type.
+fn node_of_layers<B, C, S>(
+    parents: &[&FloatTensor<Autodiff<B, C>>],
+    output: Tensor<B, 2>,
+    saved: S,
+) -> Tensor<Autodiff<B, C>, 2>
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    S: SavedOfLayers<B>,
+{
+    let (output, saved) = (unwrap(output), || Layers(saved));
+    match *parents {
+        [a, b] => node([a, b], output, saved),
+        [a, b, c] => node([a, b, c], output, saved),
+        [a, b, c, d] => node([a, b, c, d], output, saved),
+        [a, b, c, d, e] => node([a, b, c, d, e], output, saved),
+        [a, b, c, d, e, f, g] => node([a, b, c, d, e, f, g], output, saved),
+        _ => panic!("one to three layers read the same input"),
     }
 }
 
-impl<B: Backend> Saved<B, 3> for attention::Saved<B> {
-    fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 3]) -> [Option<FloatTensor<B>>; 3] {
-        B::attention_backward(self, wrap(gradient), wanted).map(|tensor| tensor.map(unwrap))
+impl<B: Backend> Saved<B, 1> for attention::Saved<B> {
+    fn gradients(
+        self,
+        gradient: FloatTensor<B>,
+        _wanted: [bool; 1],
+    ) -> [Option<FloatTensor<B>>; 1] {
+        [Some(unwrap(B::attention_backward(self, wrap(gradient))))]
     }
 }
 
@@ -157,14 +185,28 @@ impl<B: Backend> Saved<B, 2> for RmsNorm<B> {
 
 #[derive(Clone, Debug)]
 struct Swiglu<B: Backend> {
-    gate: Tensor<B, 2>,
-    up: Tensor<B, 2>,
+    gate_up: Tensor<B, 2>,
 }
 
-impl<B: Backend> Saved<B, 2> for Swiglu<B> {
+impl<B: Backend> Saved<B, 1> for Swiglu<B> {
+    fn gradients(
+        self,
+        gradient: FloatTensor<B>,
+        _wanted: [bool; 1],
+    ) -> [Option<FloatTensor<B>>; 1] {
+        [Some(unwrap(B::swiglu_backward(
+            self.gate_up,
+            wrap(gradient),
+        )))]
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Residual;
+
+impl<B: Backend> Saved<B, 2> for Residual {
     fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 2]) -> [Option<FloatTensor<B>>; 2] {
-        B::swiglu_backward(self.gate, self.up, wrap(gradient), wanted)
-            .map(|tensor| tensor.map(unwrap))
+        wanted.map(|wanted| wanted.then(|| gradient.clone()))
     }
 }
 
@@ -187,78 +229,63 @@ impl<B: Backend> Saved<B, 1> for Embedding<B> {
 }
 
 impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
-    fn linear(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let (x, weight) = (unwrap(x), unwrap(weight));
-        let output = <B as Backend>::linear(plain::<B, C, 2>(&x), plain::<B, C, 2>(&weight));
-        node([&x, &weight], unwrap(output), || Linear {
-            x: weight.is_tracked().then(|| plain::<B, C, 2>(&x)),
-            weight: x.is_tracked().then(|| plain::<B, C, 2>(&weight)),
-        })
+    fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        let x = unwrap(x);
+        let weights: Vec<_> = weights.into_iter().map(unwrap).collect();
+        let plain_x = plain::<B, C, 2>(&x);
+        let plain_weights: Vec<_> = weights.iter().map(plain::<B, C, 2>).collect();
+        let output = <B as Backend>::linear(plain_x.clone(), plain_weights.clone());
+        let trains = weights.iter().any(|weight| weight.is_tracked());
+        let saved = linear::Saved {
+            x: trains.then_some(plain_x),
+            weights: plain_weights,
+        };
+        let parents: Vec<_> = std::iter::once(&x).chain(&weights).collect();
+        node_of_layers(&parents, output, saved)
     }
 
     fn low_rank_linear(
         x: Tensor<Self, 2>,
-        weight: Option<Tensor<Self, 2>>,
-        a: Tensor<Self, 2>,
-        b: Tensor<Self, 2>,
+        layers: Vec<low_rank_linear::Layer<Self>>,
         scale: f32,
-    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        let weight = weight.map(unwrap);
-        if let Some(weight) = weight.as_ref().filter(|weight| weight.is_tracked()) {
-            // Only a frozen weight is fused; a trained one is the sum of two operations.
-            let (low_rank, projected) = Self::low_rank_linear(x.clone(), None, a, b, scale);
-            return (
-                <Self as Backend>::linear(x, wrap(weight.clone())) + low_rank,
-                projected,
-            );
+    ) -> Tensor<Self, 2> {
+        let x = unwrap(x);
+        let mut factors = Vec::with_capacity(2 * layers.len());
+        let mut plain_layers = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let (a, b) = (unwrap(layer.a), unwrap(layer.b));
+            plain_layers.push(low_rank_linear::Layer {
+                weight: layer.weight.map(|weight| plain::<B, C, 2>(&unwrap(weight))),
+                a: plain::<B, C, 2>(&a),
+                b: plain::<B, C, 2>(&b),
+                mask: layer.mask,
+            });
+            factors.extend([a, b]);
         }
-        let weight = weight.as_ref().map(plain::<B, C, 2>);
-        let (x, a, b) = (unwrap(x), unwrap(a), unwrap(b));
+        let plain_x = plain::<B, C, 2>(&x);
+        let output = B::low_rank_linear(plain_x.clone(), plain_layers.clone(), scale);
+        let trains = factors.iter().any(|factor| factor.is_tracked());
         let saved = low_rank_linear::Saved {
-            x: Some(plain::<B, C, 2>(&x)),
-            weight,
-            a: Some(plain::<B, C, 2>(&a)),
-            b: Some(plain::<B, C, 2>(&b)),
-            projected: None,
+            x: trains.then_some(plain_x),
+            layers: plain_layers,
             scale,
         };
-        let (output, projected) = B::low_rank_linear(
-            plain::<B, C, 2>(&x),
-            saved.weight.clone(),
-            plain::<B, C, 2>(&a),
-            plain::<B, C, 2>(&b),
-            scale,
-        );
-        let tracked = [&x, &a, &b].map(|tensor| tensor.is_tracked());
-        let output = node([&x, &a, &b], unwrap(output), || {
-            low_rank_linear::Saved {
-                projected: Some(projected.clone()),
-                ..saved
-            }
-            .keep(tracked)
-        });
-        (output, constant(projected))
+        let parents: Vec<_> = std::iter::once(&x).chain(&factors).collect();
+        node_of_layers(&parents, output, saved)
     }
 
     fn attention(
-        query: Tensor<Self, 3>,
-        key: Tensor<Self, 3>,
-        value: Tensor<Self, 3>,
+        query_key_value: Tensor<Self, 3>,
         heads: usize,
     ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
-        let parents = [query, key, value].map(unwrap);
-        let [query, key, value] = parents.each_ref().map(plain::<B, C, 3>);
-        let (output, log_sum_exp) =
-            <B as Backend>::attention(query.clone(), key.clone(), value.clone(), heads);
-        let output_node = node(parents.each_ref(), unwrap(output.clone()), || {
-            attention::Saved {
-                query,
-                key,
-                value,
-                output,
-                log_sum_exp: log_sum_exp.clone(),
-                heads,
-            }
+        let parent = unwrap(query_key_value);
+        let query_key_value = plain::<B, C, 3>(&parent);
+        let (output, log_sum_exp) = <B as Backend>::attention(query_key_value.clone(), heads);
+        let output_node = node([&parent], unwrap(output.clone()), || attention::Saved {
+            query_key_value,
+            output,
+            log_sum_exp: log_sum_exp.clone(),
+            heads,
         });
         (output_node, constant(log_sum_exp))
     }
@@ -294,11 +321,21 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         node(parents.each_ref(), unwrap(output), || RmsNorm { x, weight })
     }
 
-    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let parents = [gate, up].map(unwrap);
-        let [gate, up] = parents.each_ref().map(plain::<B, C, 2>);
-        let output = B::swiglu(gate.clone(), up.clone());
-        node(parents.each_ref(), unwrap(output), || Swiglu { gate, up })
+    fn swiglu(gate_up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let parent = unwrap(gate_up);
+        let gate_up = plain::<B, C, 2>(&parent);
+        let output = B::swiglu(gate_up.clone());
+        node([&parent], unwrap(output), || Swiglu { gate_up })
+    }
+
+    fn residual(x: Tensor<Self, 2>, f: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let mut parents = [x, f].map(unwrap);
+        let x = plain::<B, C, 2>(&parents[0]);
+        // Taken out of its parent, which needs its place in the graph alone, so that the sum can be made in it.
+        let in_its_place = parents[0].primitive.clone();
+        let f = std::mem::replace(&mut parents[1].primitive, in_its_place);
+        let output = B::residual(x, wrap(f));
+        node(parents.each_ref(), unwrap(output), || Residual)
     }
 
     fn embedding(table: Tensor<Self, 2>, tokens: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {

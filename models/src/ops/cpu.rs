@@ -7,7 +7,9 @@
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
+pub mod low_rank_linear;
 pub mod product;
 pub mod rms_norm;
 pub mod sum_of_squares;
@@ -19,8 +21,9 @@ use burn::tensor::{DType, Int, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use self::product::{Matrix, Threads, add_product, product};
+use self::product::{Matrix, Threads, add_product, product, products};
 use super::attention::Rotary;
+use super::dropout::Mask;
 use super::{AdamStep, Backend};
 
 /// The storage of a float tensor, contiguous.
@@ -60,8 +63,26 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D
 }
 
 /// A float tensor as a matrix.
-fn matrix<'a>(values: &'a Values, [rows, columns]: [usize; 2]) -> Matrix<'a> {
-    Matrix::new(values.slice(), rows, columns)
+struct Operand {
+    values: Values,
+    shape: [usize; 2],
+}
+
+impl Operand {
+    fn new(tensor: Tensor<Flex, 2>) -> Self {
+        let shape = tensor.dims();
+        let values = Values::new(tensor);
+        Self { values, shape }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let [rows, columns] = self.shape;
+        Matrix::new(self.values.slice(), rows, columns)
+    }
+}
+
+fn operands(tensors: Vec<Tensor<Flex, 2>>) -> Vec<Operand> {
+    tensors.into_iter().map(Operand::new).collect()
 }
 
 /// Integers as indices, `None` where negative.
@@ -81,213 +102,170 @@ fn tokens(tokens: Tensor<Flex, 1, Int>) -> Vec<usize> {
     known.collect()
 }
 
-fn are_f32<const D: usize, const N: usize>(tensors: [&Tensor<Flex, D>; N]) -> bool {
-    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+fn are_f32<'a, const D: usize>(tensors: impl IntoIterator<Item = &'a Tensor<Flex, D>>) -> bool {
+    let mut tensors = tensors.into_iter();
+    tensors.all(|tensor| tensor.dtype() == DType::F32)
 }
 
 impl Backend for Flex {
-    fn linear(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if !are_f32([&x, &weight]) {
-            return super::linear::definition(x, weight);
+    fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        if !are_f32(weights.iter().chain([&x])) {
+            return super::linear::definition(x, weights);
         }
-        let (x_shape, weight_shape) = (x.dims(), weight.dims());
-        let (x, weight) = (Values::new(x), Values::new(weight));
-        let output = product(
-            1.0,
-            matrix(&x, x_shape),
-            matrix(&weight, weight_shape).transposed(),
-            Threads::Pool,
-        );
-        tensor(output, [x_shape[0], weight_shape[0]])
+        let (x, weights) = (Operand::new(x), operands(weights));
+        let pairs: Vec<_> = weights
+            .iter()
+            .map(|weight| (x.matrix(), weight.matrix().transposed()))
+            .collect();
+        let outputs = weights.iter().map(|weight| weight.shape[0]).sum();
+        let output = products(1.0, &pairs, Threads::Pool);
+        tensor(output, [x.shape[0], outputs])
     }
 
-    fn linear_input_gradient(
+    fn linear_backward(
+        saved: super::linear::Saved<Self>,
         gradient: Tensor<Self, 2>,
-        weight: Tensor<Self, 2>,
-    ) -> Tensor<Self, 2> {
-        if !are_f32([&gradient, &weight]) {
-            return super::linear::input_gradient(gradient, weight);
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<Self, 2>>> {
+        if !are_f32(saved.weights.iter().chain(&saved.x).chain([&gradient])) {
+            return super::linear::backward(saved, gradient, wanted);
         }
-        let (gradient_shape, weight_shape) = (gradient.dims(), weight.dims());
-        let (gradient, weight) = (Values::new(gradient), Values::new(weight));
-        let output = product(
-            1.0,
-            matrix(&gradient, gradient_shape),
-            matrix(&weight, weight_shape),
-            Threads::Pool,
-        );
-        tensor(output, [gradient_shape[0], weight_shape[1]])
-    }
-
-    fn linear_weight_gradient(gradient: Tensor<Self, 2>, x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if !are_f32([&gradient, &x]) {
-            return super::linear::weight_gradient(gradient, x);
+        let x = saved.x.map(Operand::new);
+        let weights = operands(saved.weights);
+        let gradient = Operand::new(gradient);
+        let rows = gradient.shape[0];
+        let mut d_x: Option<Vec<f32>> = None;
+        let mut d_weights = Vec::with_capacity(weights.len());
+        let mut start = 0;
+        for (weight, wanted_weight) in weights.iter().zip(&wanted[1..]) {
+            let end = start + weight.shape[0];
+            let gradient = gradient.matrix().columns(start..end);
+            start = end;
+            let d_weight = x.as_ref().filter(|_| *wanted_weight).map(|x| {
+                let d_weight = product(1.0, gradient.transposed(), x.matrix(), Threads::Pool);
+                tensor(d_weight, weight.shape)
+            });
+            d_weights.push(d_weight);
+            if wanted[0] {
+                match &mut d_x {
+                    None => d_x = Some(product(1.0, gradient, weight.matrix(), Threads::Pool)),
+                    Some(sum) => add_product(sum, 1.0, gradient, weight.matrix(), Threads::Pool),
+                }
+            }
         }
-        let (gradient_shape, x_shape) = (gradient.dims(), x.dims());
-        let (gradient, x) = (Values::new(gradient), Values::new(x));
-        let output = product(
-            1.0,
-            matrix(&gradient, gradient_shape).transposed(),
-            matrix(&x, x_shape),
-            Threads::Pool,
-        );
-        tensor(output, [gradient_shape[1], x_shape[1]])
+        let inputs = weights.first().map_or(0, |weight| weight.shape[1]);
+        let d_x = d_x.map(|d_x| tensor(d_x, [rows, inputs]));
+        std::iter::once(d_x).chain(d_weights).collect()
     }
 
     fn low_rank_linear(
         x: Tensor<Self, 2>,
-        weight: Option<Tensor<Self, 2>>,
-        a: Tensor<Self, 2>,
-        b: Tensor<Self, 2>,
+        layers: Vec<super::low_rank_linear::Layer<Self>>,
         scale: f32,
-    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        if !are_f32([&x, &a, &b]) || weight.as_ref().is_some_and(|weight| !are_f32([weight])) {
-            return super::low_rank_linear::definition(x, weight, a, b, scale);
+    ) -> Tensor<Self, 2> {
+        if !are_f32(layers.iter().flat_map(|layer| layer.tensors()).chain([&x])) {
+            return super::low_rank_linear::definition(x, &layers, scale);
         }
-        let ([rows, inputs], [outputs, rank]) = (x.dims(), b.dims());
-        let (x, a, b) = (Values::new(x), Values::new(a), Values::new(b));
-        let weight = weight.map(Values::new);
-        let x = matrix(&x, [rows, inputs]);
-        let projected = product(
-            1.0,
-            x,
-            matrix(&a, [rank, inputs]).transposed(),
-            Threads::Pool,
-        );
-        let low_rank = Matrix::new(&projected, rows, rank);
-        let b = matrix(&b, [outputs, rank]).transposed();
-        let output = match &weight {
-            Some(weight) => {
-                let weight = matrix(weight, [outputs, inputs]).transposed();
-                let mut output = product(1.0, x, weight, Threads::Pool);
-                add_product(&mut output, scale, low_rank, b, Threads::Pool);
-                output
-            }
-            None => product(scale, low_rank, b, Threads::Pool),
-        };
-        (
-            tensor(output, [rows, outputs]),
-            tensor(projected, [rows, rank]),
-        )
+        let x = Operand::new(x);
+        let rows = x.shape[0];
+        let layers: Vec<_> = layers.into_iter().map(LowRankOperands::new).collect();
+        let layers: Vec<_> = layers.iter().map(LowRankOperands::layer).collect();
+        let outputs = layers.iter().map(|layer| layer.outputs).sum();
+        let output = low_rank_linear::forward(x.values.slice(), rows, &layers, scale);
+        tensor(output, [rows, outputs])
     }
 
     fn low_rank_linear_backward(
         saved: super::low_rank_linear::Saved<Self>,
         gradient: Tensor<Self, 2>,
-        wanted: [bool; 3],
-    ) -> [Option<Tensor<Self, 2>>; 3] {
-        if !are_f32([&gradient]) {
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<Self, 2>>> {
+        let tensors = saved.layers.iter().flat_map(|layer| layer.tensors());
+        if !are_f32(tensors.chain(&saved.x).chain([&gradient])) {
             return super::low_rank_linear::backward(saved, gradient, wanted);
         }
-        let super::low_rank_linear::Saved {
-            x,
-            weight,
-            a,
-            b,
-            projected,
-            scale,
-        } = saved;
-        let [rows, outputs] = gradient.dims();
-        let gradient = Values::new(gradient);
-        let gradient = matrix(&gradient, [rows, outputs]);
-        let d_b = projected.filter(|_| wanted[2]).map(|projected| {
-            let [_, rank] = projected.dims();
-            let projected = Values::new(projected);
-            let projected = matrix(&projected, [rows, rank]);
-            tensor(
-                product(scale, gradient.transposed(), projected, Threads::Pool),
-                [outputs, rank],
-            )
-        });
-        let Some(b) = b.filter(|_| wanted[0] || wanted[1]) else {
-            return [None, None, d_b];
-        };
-        let [_, rank] = b.dims();
-        let b = Values::new(b);
-        let through_b = product(scale, gradient, matrix(&b, [outputs, rank]), Threads::Pool);
-        let through_b = Matrix::new(&through_b, rows, rank);
-        let d_a = x.filter(|_| wanted[1]).map(|x| {
-            let [_, inputs] = x.dims();
-            let x = Values::new(x);
-            let x = matrix(&x, [rows, inputs]);
-            tensor(
-                product(1.0, through_b.transposed(), x, Threads::Pool),
-                [rank, inputs],
-            )
-        });
-        let d_x = a.filter(|_| wanted[0]).map(|a| {
-            let [_, inputs] = a.dims();
-            let a = Values::new(a);
-            let a = matrix(&a, [rank, inputs]);
-            let d_x = match weight {
-                Some(weight) => {
-                    let weight = Values::new(weight);
-                    let weight = matrix(&weight, [outputs, inputs]);
-                    let mut d_x = product(1.0, gradient, weight, Threads::Pool);
-                    add_product(&mut d_x, 1.0, through_b, a, Threads::Pool);
-                    d_x
-                }
-                None => product(1.0, through_b, a, Threads::Pool),
-            };
-            tensor(d_x, [rows, inputs])
-        });
-        [d_x, d_a, d_b]
+        let x = saved.x.map(Operand::new);
+        let gradient = Operand::new(gradient);
+        let layers: Vec<_> = saved.layers.into_iter().map(LowRankOperands::new).collect();
+        let layers: Vec<_> = layers.iter().map(LowRankOperands::layer).collect();
+        let gradients = low_rank_linear::backward(
+            x.as_ref().map(|x| x.values.slice()),
+            gradient.matrix(),
+            &layers,
+            saved.scale,
+            wanted[0],
+        );
+        let rows = gradient.shape[0];
+        let inputs = layers.first().map_or(0, |layer| layer.inputs);
+        let mut all = vec![gradients.x.map(|values| tensor(values, [rows, inputs]))];
+        for (layer, [a, b]) in layers.iter().zip(gradients.factors) {
+            all.push(Some(tensor(a, [layer.rank, layer.inputs])));
+            all.push(Some(tensor(b, [layer.outputs, layer.rank])));
+        }
+        all.resize_with(wanted.len(), || None);
+        let of_wanted = all.into_iter().zip(wanted);
+        of_wanted
+            .map(|(gradient, wanted)| gradient.filter(|_| *wanted))
+            .collect()
     }
 
     fn attention(
-        query: Tensor<Self, 3>,
-        key: Tensor<Self, 3>,
-        value: Tensor<Self, 3>,
+        query_key_value: Tensor<Self, 3>,
         heads: usize,
     ) -> (Tensor<Self, 3>, Tensor<Self, 3>) {
-        if !are_f32([&query, &key, &value]) {
-            return super::attention::forward(query, key, value, heads);
+        if !are_f32([&query_key_value]) {
+            return super::attention::forward(query_key_value, heads);
         }
-        let dimensions = query.dims();
-        let shape = attention_shape(dimensions, heads);
-        let rotary = Rotary::shared(shape.length, shape.width);
-        let inputs = [query, key, value].map(Values::new);
-        let mut output = vec![0.0; dimensions.iter().product()];
-        let mut log_sum_exp = vec![0.0; shape.batch * heads * shape.length];
-        let inputs = inputs.each_ref().map(Values::slice);
-        attention::forward(inputs, shape, &rotary, &mut output, &mut log_sum_exp);
+        let shape = attention_shape(query_key_value.dims(), heads);
+        let attention::Shape {
+            batch,
+            length,
+            width,
+            ..
+        } = shape;
+        let rotary = Rotary::shared(length, width);
+        let query_key_value = Values::new(query_key_value);
+        let mut output = vec![0.0; batch * length * heads * width];
+        let mut log_sum_exp = vec![0.0; batch * heads * length];
+        attention::forward(
+            query_key_value.slice(),
+            shape,
+            &rotary,
+            &mut output,
+            &mut log_sum_exp,
+        );
         (
-            tensor(output, dimensions),
-            tensor(log_sum_exp, [shape.batch, heads, shape.length]),
+            tensor(output, [batch, length, heads * width]),
+            tensor(log_sum_exp, [batch, heads, length]),
         )
     }
 
     fn attention_backward(
         saved: super::attention::Saved<Self>,
         gradient: Tensor<Self, 3>,
-        wanted: [bool; 3],
-    ) -> [Option<Tensor<Self, 3>>; 3] {
-        if !are_f32([&saved.query, &saved.key, &saved.value, &gradient]) {
-            return super::attention::backward(saved, gradient, wanted);
+    ) -> Tensor<Self, 3> {
+        if !are_f32([&saved.query_key_value, &gradient]) {
+            return super::attention::backward(saved, gradient);
         }
-        let dimensions = saved.query.dims();
+        let dimensions = saved.query_key_value.dims();
         let shape = attention_shape(dimensions, saved.heads);
         let rotary = Rotary::shared(shape.length, shape.width);
-        let mut outputs =
-            wanted.map(|wanted| wanted.then(|| vec![0.0; dimensions.iter().product()]));
-        let [query, key, value] = [saved.query, saved.key, saved.value].map(Values::new);
-        let [output, log_sum_exp, gradient] =
-            [saved.output, saved.log_sum_exp, gradient].map(Values::new);
+        let [query_key_value, output, log_sum_exp, gradient] = [
+            saved.query_key_value,
+            saved.output,
+            saved.log_sum_exp,
+            gradient,
+        ]
+        .map(Values::new);
         let inputs = attention::Inputs {
-            query: query.slice(),
-            key: key.slice(),
-            value: value.slice(),
+            query_key_value: query_key_value.slice(),
             output: output.slice(),
             log_sum_exp: log_sum_exp.slice(),
             gradient: gradient.slice(),
         };
-        attention::backward(
-            inputs,
-            shape,
-            &rotary,
-            outputs.each_mut().map(Option::as_deref_mut),
-        );
-        outputs.map(|output| output.map(|output| tensor(output, dimensions)))
+        let mut gradients = vec![0.0; dimensions.iter().product()];
+        attention::backward(inputs, shape, &rotary, &mut gradients);
+        tensor(gradients, dimensions)
     }
 
     fn cross_entropy(
@@ -331,7 +309,7 @@ impl Backend for Flex {
         };
         let slice = values.slice_mut();
         if vector::worth_threads(slice.len()) {
-            slice.par_chunks_mut(1 << 14).for_each(block);
+            slice.par_chunks_mut(vector::BLOCK).for_each(block);
         } else {
             block(slice);
         }
@@ -368,30 +346,34 @@ impl Backend for Flex {
         ]
     }
 
-    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        if !are_f32([&gate, &up]) {
-            return super::swiglu::definition(gate, up);
+    fn swiglu(gate_up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if !are_f32([&gate_up]) {
+            return super::swiglu::definition(gate_up);
         }
-        let shape = gate.dims();
-        let (gate, up) = (Values::new(gate), Values::new(up));
-        let mut output = vec![0.0; gate.slice().len()];
-        swiglu::forward(gate.slice(), up.slice(), &mut output);
-        tensor(output, shape)
+        let [rows, both] = gate_up.dims();
+        let width = both / 2;
+        let mut output = vec![0.0; rows * width];
+        swiglu::forward(Values::new(gate_up).slice(), width, &mut output);
+        tensor(output, [rows, width])
     }
 
-    fn swiglu_backward(
-        gate: Tensor<Self, 2>,
-        up: Tensor<Self, 2>,
-        gradient: Tensor<Self, 2>,
-        wanted: [bool; 2],
-    ) -> [Option<Tensor<Self, 2>>; 2] {
-        if !are_f32([&gate, &up, &gradient]) || wanted != [true, true] {
-            return super::swiglu::backward(gate, up, gradient, wanted);
+    fn swiglu_backward(gate_up: Tensor<Self, 2>, gradient: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if !are_f32([&gate_up, &gradient]) {
+            return super::swiglu::backward(gate_up, gradient);
         }
-        let (mut gate, mut up, gradient) =
-            (Values::new(gate), Values::new(up), Values::new(gradient));
-        swiglu::backward(gate.slice_mut(), up.slice_mut(), gradient.slice());
-        [Some(gate.tensor()), Some(up.tensor())]
+        let [_, width] = gradient.dims();
+        let mut gate_up = Values::new(gate_up);
+        swiglu::backward(gate_up.slice_mut(), width, Values::new(gradient).slice());
+        gate_up.tensor()
+    }
+
+    fn residual(x: Tensor<Self, 2>, f: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if !are_f32([&x, &f]) {
+            return super::residual::definition(x, f);
+        }
+        let (x, mut f) = (Values::new(x), Values::new(f));
+        vector::add_to(f.slice_mut(), x.slice());
+        f.tensor()
     }
 
     fn embedding(table: Tensor<Self, 2>, tokens: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
@@ -453,11 +435,44 @@ impl Backend for Flex {
     }
 }
 
-fn attention_shape([batch, length, hidden]: [usize; 3], heads: usize) -> attention::Shape {
+/// The tensors of a low-rank layer as operands.
+struct LowRankOperands {
+    weight: Option<Operand>,
+    a: Operand,
+    b: Operand,
+    mask: Option<Mask>,
+}
+
+impl LowRankOperands {
+    fn new(layer: super::low_rank_linear::Layer<Flex>) -> Self {
+        Self {
+            weight: layer.weight.map(Operand::new),
+            a: Operand::new(layer.a),
+            b: Operand::new(layer.b),
+            mask: layer.mask,
+        }
+    }
+
+    fn layer(&self) -> low_rank_linear::Layer<'_> {
+        let [rank, inputs] = self.a.shape;
+        low_rank_linear::Layer {
+            inputs,
+            outputs: self.b.shape[0],
+            rank,
+            weight: self.weight.as_ref().map(|weight| weight.values.slice()),
+            a: self.a.values.slice(),
+            b: self.b.values.slice(),
+            mask: self.mask.as_ref(),
+        }
+    }
+}
+
+/// The shape behind query, key and value side by side.
+fn attention_shape([batch, length, three_hidden]: [usize; 3], heads: usize) -> attention::Shape {
     attention::Shape {
         batch,
         length,
         heads,
-        width: hidden / heads,
+        width: three_hidden / 3 / heads,
     }
 }

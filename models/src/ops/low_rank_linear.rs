@@ -1,93 +1,107 @@
-//! `y = x·Wᵀ + s·p·Bᵀ` with `p = x·Aᵀ` (ReLoRA, equation 1; W frozen).
+//! `y_l = x·W_lᵀ + s·p_l·B_lᵀ` with `p_l = drop_l(x)·A_lᵀ` (ReLoRA, equation 1) of layers that read the same input.
 //!
-//! With `q = s·g·B`: `dx = g·W + q·A`, `dA = qᵀ·x`, `dB = s·gᵀ·p`.
+//! With `q_l = s·g_l·B_l`: `dA_l = q_lᵀ·drop_l(x)`, `dB_l = s·g_lᵀ·p_l`, `dx = Σ_l g_l·W_l + drop_l(q_l·A_l)`. W counts as
+//! frozen: it has no gradient here. `drop` is the identity where a layer has no mask. `p` is not kept from the forward pass:
+//! it would make low-rank training need more memory than full-rank training does.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
-/// What the backward pass needs of the forward pass; `None` where no wanted gradient asks for it.
+use super::dropout::Mask;
+
+/// One layer, with tensors that may be in a graph or not.
 #[derive(Clone, Debug)]
-pub struct Saved<B: Backend> {
-    /// Input `[n, i]`, for dA.
-    pub x: Option<Tensor<B, 2>>,
-    /// Frozen weight `[o, i]`, for dx; `None` also where the layer has none.
+pub struct Layer<B: Backend> {
+    /// Frozen weight W `[o, i]`; a layer without one is its low-rank term alone.
     pub weight: Option<Tensor<B, 2>>,
-    /// Factor A `[r, i]`, for dx.
-    pub a: Option<Tensor<B, 2>>,
-    /// Factor B `[o, r]`, for dx and dA.
-    pub b: Option<Tensor<B, 2>>,
-    /// `x·Aᵀ` `[n, r]`, for dB.
-    pub projected: Option<Tensor<B, 2>>,
-    /// s.
-    pub scale: f32,
+    /// Factor A `[r, i]`.
+    pub a: Tensor<B, 2>,
+    /// Factor B `[o, r]`.
+    pub b: Tensor<B, 2>,
+    /// What A sees of the input; all of it without one.
+    pub mask: Option<Mask>,
 }
 
-impl<B: Backend> Saved<B> {
-    /// Drops what the wanted gradients (for x, A, B) do not need.
-    pub fn keep(self, wanted: [bool; 3]) -> Self {
-        let [x, a, b] = wanted;
-        Self {
-            x: self.x.filter(|_| a),
-            weight: self.weight.filter(|_| x),
-            a: self.a.filter(|_| x),
-            b: self.b.filter(|_| x || a),
-            projected: self.projected.filter(|_| b),
-            scale: self.scale,
+impl<B: Backend> Layer<B> {
+    /// o.
+    pub(super) fn outputs(&self) -> usize {
+        self.b.dims()[0]
+    }
+
+    /// The tensors that it has.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor<B, 2>> {
+        self.weight.iter().chain([&self.a, &self.b])
+    }
+
+    /// `drop(x)`.
+    fn dropped(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.mask {
+            Some(mask) => mask.apply(x),
+            None => x,
         }
     }
 }
 
-/// The output `[n, o]` and `x·Aᵀ` `[n, r]`, composed.
-pub fn definition<B: Backend>(
-    x: Tensor<B, 2>,
-    weight: Option<Tensor<B, 2>>,
-    a: Tensor<B, 2>,
-    b: Tensor<B, 2>,
-    scale: f32,
-) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let projected = x.clone().matmul(a.transpose());
-    let low_rank = projected.clone().matmul(b.transpose()) * scale;
-    let output = match weight {
-        Some(weight) => x.matmul(weight.transpose()) + low_rank,
-        None => low_rank,
-    };
-    (output, projected)
+/// What the backward pass needs of the forward pass.
+#[derive(Clone, Debug)]
+pub struct Saved<B: Backend> {
+    /// Input `[n, i]`, for dA and dB; `None` where neither is wanted of any layer.
+    pub x: Option<Tensor<B, 2>>,
+    /// The layers, outside of any graph.
+    pub layers: Vec<Layer<B>>,
+    /// s.
+    pub scale: f32,
 }
 
-/// Gradients for x `[n, i]`, A `[r, i]` and B `[o, r]`, composed.
+/// The outputs side by side `[n, Σ o]`, composed.
+pub fn definition<B: Backend>(x: Tensor<B, 2>, layers: &[Layer<B>], scale: f32) -> Tensor<B, 2> {
+    let output = |layer: &Layer<B>| {
+        let projected = layer.dropped(x.clone()).matmul(layer.a.clone().transpose());
+        let low_rank = projected.matmul(layer.b.clone().transpose()) * scale;
+        match &layer.weight {
+            Some(weight) => x.clone().matmul(weight.clone().transpose()) + low_rank,
+            None => low_rank,
+        }
+    };
+    Tensor::cat(layers.iter().map(output).collect(), 1)
+}
+
+/// Gradients for x `[n, i]`, then of each layer for A `[r, i]` and B `[o, r]`, composed; `wanted` in the same order.
 pub fn backward<B: Backend>(
     saved: Saved<B>,
     gradient: Tensor<B, 2>,
-    wanted: [bool; 3],
-) -> [Option<Tensor<B, 2>>; 3] {
-    let Saved {
-        x,
-        weight,
-        a,
-        b,
-        projected,
-        scale,
-    } = saved;
-    let through_b = b
-        .filter(|_| wanted[0] || wanted[1])
-        .map(|b| gradient.clone().matmul(b) * scale);
-    let d_b = projected
-        .filter(|_| wanted[2])
-        .map(|projected| gradient.clone().transpose().matmul(projected) * scale);
-    let d_a = through_b
-        .clone()
-        .zip(x)
-        .filter(|_| wanted[1])
-        .map(|(through_b, x)| through_b.transpose().matmul(x));
-    let d_x = through_b
-        .zip(a)
-        .filter(|_| wanted[0])
-        .map(|(through_b, a)| {
-            let low_rank = through_b.matmul(a);
-            match weight {
-                Some(weight) => gradient.matmul(weight) + low_rank,
+    wanted: &[bool],
+) -> Vec<Option<Tensor<B, 2>>> {
+    let Saved { x, layers, scale } = saved;
+    let mut d_x: Option<Tensor<B, 2>> = None;
+    let mut d_factors = Vec::with_capacity(2 * layers.len());
+    let mut start = 0;
+    for (layer, wanted_factors) in layers.iter().zip(wanted[1..].chunks(2)) {
+        let gradient = gradient.clone().narrow(1, start, layer.outputs());
+        start += layer.outputs();
+        let dropped = x.clone().map(|x| layer.dropped(x));
+        let through_b = gradient.clone().matmul(layer.b.clone()) * scale;
+        d_factors.push(
+            dropped
+                .clone()
+                .filter(|_| wanted_factors[0])
+                .map(|x| through_b.clone().transpose().matmul(x)),
+        );
+        d_factors.push(dropped.filter(|_| wanted_factors[1]).map(|x| {
+            let projected = x.matmul(layer.a.clone().transpose());
+            gradient.clone().transpose().matmul(projected) * scale
+        }));
+        if wanted[0] {
+            let low_rank = layer.dropped(through_b.matmul(layer.a.clone()));
+            let own = match &layer.weight {
+                Some(weight) => gradient.matmul(weight.clone()) + low_rank,
                 None => low_rank,
-            }
-        });
-    [d_x, d_a, d_b]
+            };
+            d_x = Some(match d_x {
+                Some(sum) => sum + own,
+                None => own,
+            });
+        }
+    }
+    std::iter::once(d_x).chain(d_factors).collect()
 }

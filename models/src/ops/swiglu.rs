@@ -1,4 +1,4 @@
-//! `y = silu(z)·u` with `silu(z) = z·σ(z)`.
+//! `y = silu(z)·u` with `silu(z) = z·σ(z)`, of z and u side by side.
 //!
 //! `dz = g·u·σ(z)·(1 + z·(1 - σ(z)))`, `du = g·silu(z)`.
 
@@ -6,23 +6,25 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, silu};
 use burn::tensor::backend::Backend;
 
-/// `silu(gate)·up`, composed.
-pub fn definition<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+/// `silu(gate)·up` `[n, i]` of gate and up side by side `[n, 2i]`, composed.
+pub fn definition<B: Backend>(gate_up: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [gate, up] = halves(gate_up);
     silu(gate) * up
 }
 
-/// Gradients for gate and up, composed.
-pub fn backward<B: Backend>(
-    gate: Tensor<B, 2>,
-    up: Tensor<B, 2>,
-    gradient: Tensor<B, 2>,
-    wanted: [bool; 2],
-) -> [Option<Tensor<B, 2>>; 2] {
+/// Gradients for gate and up, side by side, composed.
+pub fn backward<B: Backend>(gate_up: Tensor<B, 2>, gradient: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [gate, up] = halves(gate_up);
     let sigma = sigmoid(gate.clone());
-    let d_up = wanted[1].then(|| gradient.clone() * gate.clone() * sigma.clone());
-    let d_gate = wanted[0].then(|| {
-        let slope = (gate * (sigma.clone().neg() + 1.0) + 1.0) * sigma;
-        gradient * up * slope
-    });
-    [d_gate, d_up]
+    let d_up = gradient.clone() * gate.clone() * sigma.clone();
+    let slope = (gate * (sigma.clone().neg() + 1.0) + 1.0) * sigma;
+    Tensor::cat(vec![gradient * up * slope, d_up], 1)
+}
+
+fn halves<B: Backend>(gate_up: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
+    let width = gate_up.dims()[1] / 2;
+    [
+        gate_up.clone().narrow(1, 0, width),
+        gate_up.narrow(1, width, width),
+    ]
 }

@@ -12,7 +12,7 @@ use crate::ops::attention::Rotary;
 /// Query rows of a block: smaller wastes less on keys after the diagonal, larger makes better products.
 const BLOCK_ROWS: usize = 64;
 
-/// Shape of query, key, value and output: `[batch, length, heads·width]`.
+/// Shape of the output: `[batch, length, heads·width]`. Query, key and value lie side by side, thrice as wide.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Sequences.
@@ -26,83 +26,107 @@ pub struct Shape {
 }
 
 impl Shape {
-    #[inline(always)]
-    fn row(&self) -> usize {
+    fn hidden(&self) -> usize {
         self.heads * self.width
     }
 
-    /// Where a task's first row begins.
-    #[inline(always)]
-    fn start(&self, task: usize) -> usize {
-        (task / self.heads) * self.length * self.row() + (task % self.heads) * self.width
-    }
-
-    /// Some rows of one sequence and head, as a matrix `[count, width]`.
-    fn rows<'a>(&self, values: &'a [f32], task: usize, first: usize, count: usize) -> Matrix<'a> {
-        let start = self.start(task) + first * self.row();
-        Matrix::strided(&values[start..], count, self.width, self.row())
-    }
-
-    #[inline(always)]
-    fn slice<'a>(&self, values: &'a [f32], task: usize, position: usize) -> &'a [f32] {
-        &values[self.start(task) + position * self.row()..][..self.width]
+    fn elements(&self) -> usize {
+        self.batch * self.length * self.hidden()
     }
 
     fn scale(&self) -> f32 {
         (self.width as f32).sqrt().recip()
     }
 
-    /// The output cut into the rows of each task, so that tasks can write side by side.
-    fn split<'a>(&self, output: &'a mut [f32]) -> Vec<Vec<&'a mut [f32]>> {
-        let mut tasks: Vec<Vec<_>> = (0..self.batch * self.heads)
-            .map(|_| Vec::with_capacity(self.length))
+    /// Query, key and value out of a tensor that holds them side by side.
+    fn parts(self, values: &[f32]) -> [Part<'_>; 3] {
+        [0, 1, 2].map(|number| Part {
+            values,
+            shape: self,
+            row: 3 * self.hidden(),
+            first: number * self.hidden(),
+        })
+    }
+
+    /// A tensor by itself.
+    fn alone(self, values: &[f32]) -> Part<'_> {
+        Part {
+            values,
+            shape: self,
+            row: self.hidden(),
+            first: 0,
+        }
+    }
+
+    /// An output of so many parts side by side, cut into each task's rows of each, so that tasks can write side by side.
+    fn split<'a, const PARTS: usize>(
+        &self,
+        output: &'a mut [f32],
+    ) -> Vec<[Vec<&'a mut [f32]>; PARTS]> {
+        let mut tasks: Vec<_> = (0..self.batch * self.heads)
+            .map(|_| [(); PARTS].map(|()| Vec::with_capacity(self.length)))
             .collect();
-        for (sequence, rows) in output
-            .chunks_exact_mut(self.length * self.row())
-            .enumerate()
-        {
-            for row in rows.chunks_exact_mut(self.row()) {
-                for (head, part) in row.chunks_exact_mut(self.width).enumerate() {
-                    tasks[sequence * self.heads + head].push(part);
+        for (position, row) in output.chunks_exact_mut(PARTS * self.hidden()).enumerate() {
+            let sequence = position / self.length;
+            for (number, part) in row.chunks_exact_mut(self.hidden()).enumerate() {
+                for (head, values) in part.chunks_exact_mut(self.width).enumerate() {
+                    tasks[sequence * self.heads + head][number].push(values);
                 }
             }
         }
         tasks
     }
+}
 
-    fn is_empty(&self) -> bool {
-        self.batch * self.length * self.row() == 0
+/// A tensor of [`Shape`], by itself or as a part of wider rows.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    values: &'a [f32],
+    shape: Shape,
+    /// How far apart rows begin.
+    row: usize,
+    /// Where the part begins in the first row.
+    first: usize,
+}
+
+impl<'a> Part<'a> {
+    /// Where a task's first row begins.
+    #[inline(always)]
+    fn start(&self, task: usize) -> usize {
+        let Shape {
+            length,
+            heads,
+            width,
+            ..
+        } = self.shape;
+        (task / heads) * length * self.row + self.first + (task % heads) * width
     }
 
-    fn elements(&self) -> usize {
-        self.batch * self.length * self.row()
+    /// Some rows of one sequence and head, as a matrix `[count, width]`.
+    fn rows(&self, task: usize, first: usize, count: usize) -> Matrix<'a> {
+        let start = self.start(task) + first * self.row;
+        Matrix::strided(&self.values[start..], count, self.shape.width, self.row)
+    }
+
+    #[inline(always)]
+    fn slice(&self, task: usize, position: usize) -> &'a [f32] {
+        &self.values[self.start(task) + position * self.row..][..self.shape.width]
     }
 }
 
 /// Writes the output and the log-sum-exp of each row's scaled scores `[batch, heads, length]`.
 pub fn forward(
-    [query, key, value]: [&[f32]; 3],
+    query_key_value: &[f32],
     shape: Shape,
     rotary: &Rotary,
     output: &mut [f32],
     log_sum_exp: &mut [f32],
 ) {
-    if shape.is_empty() {
+    if shape.elements() == 0 {
         return;
     }
+    let parts = shape.parts(query_key_value);
     let tasks = shape.split(output);
-    let work =
-        |buffers: &mut Buffers, task: usize, output: Vec<&mut [f32]>, log_sum_exp: &mut [f32]| {
-            forward_task(
-                buffers,
-                [query, key, value],
-                shape,
-                rotary,
-                task,
-                output,
-                log_sum_exp,
-            );
-        };
     if worth_threads(shape.elements()) {
         tasks
             .into_par_iter()
@@ -110,18 +134,18 @@ pub fn forward(
             .enumerate()
             .for_each_init(
                 Buffers::default,
-                |buffers, (task, (output, log_sum_exp))| {
-                    work(buffers, task, output, log_sum_exp);
+                |buffers, (task, ([output], log_sum_exp))| {
+                    forward_task(buffers, parts, rotary, task, output, log_sum_exp);
                 },
             );
     } else {
         let mut buffers = Buffers::default();
-        for (task, (output, log_sum_exp)) in tasks
+        for (task, ([output], log_sum_exp)) in tasks
             .into_iter()
             .zip(log_sum_exp.chunks_exact_mut(shape.length))
             .enumerate()
         {
-            work(&mut buffers, task, output, log_sum_exp);
+            forward_task(&mut buffers, parts, rotary, task, output, log_sum_exp);
         }
     }
 }
@@ -140,23 +164,16 @@ struct Buffers {
 
 fn forward_task(
     buffers: &mut Buffers,
-    [query, key, value]: [&[f32]; 3],
-    shape: Shape,
+    [query, key, value]: [Part<'_>; 3],
     rotary: &Rotary,
     task: usize,
     mut output: Vec<&mut [f32]>,
     log_sum_exp: &mut [f32],
 ) {
+    let shape = query.shape;
     let Shape { length, width, .. } = shape;
-    rotate(
-        &mut buffers.query,
-        query,
-        shape,
-        rotary,
-        task,
-        shape.scale(),
-    );
-    rotate(&mut buffers.key, key, shape, rotary, task, 1.0);
+    rotate(&mut buffers.query, query, rotary, task, shape.scale());
+    rotate(&mut buffers.key, key, rotary, task, 1.0);
     buffers.d_query.resize(BLOCK_ROWS * width, 0.0);
     for first in (0..length).step_by(BLOCK_ROWS) {
         let count = BLOCK_ROWS.min(length - first);
@@ -183,7 +200,7 @@ fn forward_task(
                     let sum = exponentials(scores, largest);
                     scores[seen..].fill(0.0);
                     inverse_sums[row] = 1.0 / sum;
-                    log_sum_exp[first + row] = largest + sum.ln();
+                    log_sum_exp[first + row] = largest + libm::logf(sum);
                 }
             },
         );
@@ -193,7 +210,7 @@ fn forward_task(
             weighted,
             1.0,
             probabilities,
-            shape.rows(value, task, 0, keys),
+            value.rows(task, 0, keys),
             Threads::One,
         );
         for ((row, weighted), inverse) in output[first..]
@@ -211,12 +228,8 @@ fn forward_task(
 /// The tensors of the forward pass, and the gradient of the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// Query before rotation.
-    pub query: &'a [f32],
-    /// Key before rotation.
-    pub key: &'a [f32],
-    /// Value.
-    pub value: &'a [f32],
+    /// Query, key (both before rotation) and value side by side.
+    pub query_key_value: &'a [f32],
     /// Output.
     pub output: &'a [f32],
     /// Log-sum-exp of the scores `[batch, heads, length]`.
@@ -225,26 +238,12 @@ pub struct Inputs<'a> {
     pub gradient: &'a [f32],
 }
 
-/// Writes the gradients for query, key and value, where wanted.
-pub fn backward(
-    inputs: Inputs<'_>,
-    shape: Shape,
-    rotary: &Rotary,
-    gradients: [Option<&mut [f32]>; 3],
-) {
-    if shape.is_empty() {
+/// Writes the gradients for query, key and value side by side.
+pub fn backward(inputs: Inputs<'_>, shape: Shape, rotary: &Rotary, gradients: &mut [f32]) {
+    if shape.elements() == 0 {
         return;
     }
-    let [d_query, d_key, d_value] = gradients.map(|gradient| match gradient {
-        Some(gradient) => shape.split(gradient).into_iter().map(Some).collect(),
-        None => (0..shape.batch * shape.heads)
-            .map(|_| None)
-            .collect::<Vec<_>>(),
-    });
-    let tasks = d_query.into_iter().zip(d_key).zip(d_value);
-    let tasks: Vec<_> = tasks
-        .map(|((d_query, d_key), d_value)| [d_query, d_key, d_value])
-        .collect();
+    let tasks = shape.split(gradients);
     if worth_threads(shape.elements()) {
         tasks.into_par_iter().enumerate().for_each_init(
             Buffers::default,
@@ -266,19 +265,13 @@ fn backward_task(
     shape: Shape,
     rotary: &Rotary,
     task: usize,
-    gradients: [Option<Vec<&mut [f32]>>; 3],
+    [d_query, d_key, d_value]: [Vec<&mut [f32]>; 3],
 ) {
     let Shape { length, width, .. } = shape;
-    let [d_query, d_key, d_value] = gradients;
-    rotate(
-        &mut buffers.query,
-        inputs.query,
-        shape,
-        rotary,
-        task,
-        shape.scale(),
-    );
-    rotate(&mut buffers.key, inputs.key, shape, rotary, task, 1.0);
+    let [query, key, value] = shape.parts(inputs.query_key_value);
+    let (gradient, output) = (shape.alone(inputs.gradient), shape.alone(inputs.output));
+    rotate(&mut buffers.query, query, rotary, task, shape.scale());
+    rotate(&mut buffers.key, key, rotary, task, 1.0);
     for buffer in [
         &mut buffers.d_query,
         &mut buffers.d_key,
@@ -293,7 +286,7 @@ fn backward_task(
         let keys = first + count;
         let query = Matrix::new(&buffers.query[first * width..], count, width);
         let key = Matrix::new(&buffers.key, keys, width);
-        let gradient = shape.rows(inputs.gradient, task, first, count);
+        let gradients = gradient.rows(task, first, count);
         buffers.scores.resize(count * keys, 0.0);
         write_product(
             &mut buffers.scores,
@@ -303,16 +296,13 @@ fn backward_task(
             Threads::One,
         );
         buffers.d_scores.resize(count * keys, 0.0);
-        if d_query.is_some() || d_key.is_some() {
-            let value = shape.rows(inputs.value, task, 0, keys);
-            write_product(
-                &mut buffers.d_scores,
-                1.0,
-                gradient,
-                value.transposed(),
-                Threads::One,
-            );
-        }
+        write_product(
+            &mut buffers.d_scores,
+            1.0,
+            gradients,
+            value.rows(task, 0, keys).transposed(),
+            Threads::One,
+        );
         vectorised(
             #[inline(always)]
             || {
@@ -322,8 +312,7 @@ fn backward_task(
                     .zip(buffers.d_scores.chunks_exact_mut(keys));
                 for (row, (scores, d_scores)) in rows.enumerate() {
                     let position = first + row;
-                    let gradient = shape.slice(inputs.gradient, task, position);
-                    let row_sum = dot(gradient, shape.slice(inputs.output, task, position));
+                    let row_sum = dot(gradient.slice(task, position), output.slice(task, position));
                     let shift = log_sum_exp[position];
                     let (scores, seen) = padded(scores, position + 1);
                     let (d_scores, _) = padded(d_scores, position + 1);
@@ -338,41 +327,26 @@ fn backward_task(
         );
         let probabilities = Matrix::new(&buffers.scores, count, keys);
         let d_scores = Matrix::new(&buffers.d_scores, count, keys);
-        if d_value.is_some() {
-            let d_value = &mut buffers.d_value[..keys * width];
-            add_product(
-                d_value,
-                1.0,
-                probabilities.transposed(),
-                gradient,
-                Threads::One,
-            );
-        }
-        if d_key.is_some() {
-            add_product(
-                &mut buffers.d_key[..keys * width],
-                1.0,
-                d_scores.transposed(),
-                query,
-                Threads::One,
-            );
-        }
-        if d_query.is_some() {
-            let d_query = &mut buffers.d_query[first * width..keys * width];
-            write_product(d_query, shape.scale(), d_scores, key, Threads::One);
-        }
+        add_product(
+            &mut buffers.d_value[..keys * width],
+            1.0,
+            probabilities.transposed(),
+            gradients,
+            Threads::One,
+        );
+        add_product(
+            &mut buffers.d_key[..keys * width],
+            1.0,
+            d_scores.transposed(),
+            query,
+            Threads::One,
+        );
+        let d_query = &mut buffers.d_query[first * width..keys * width];
+        write_product(d_query, shape.scale(), d_scores, key, Threads::One);
     }
-    if let Some(d_query) = d_query {
-        undo_rotation(d_query, &buffers.d_query, rotary, width);
-    }
-    if let Some(d_key) = d_key {
-        undo_rotation(d_key, &buffers.d_key, rotary, width);
-    }
-    for (output, row) in d_value
-        .into_iter()
-        .flatten()
-        .zip(buffers.d_value.chunks_exact(width))
-    {
+    undo_rotation(d_query, &buffers.d_query, rotary, width);
+    undo_rotation(d_key, &buffers.d_key, rotary, width);
+    for (output, row) in d_value.into_iter().zip(buffers.d_value.chunks_exact(width)) {
         output.copy_from_slice(row);
     }
 }
@@ -388,21 +362,14 @@ fn padded(row: &mut [f32], seen: usize) -> (&mut [f32], usize) {
 }
 
 /// The rows of one sequence and head, rotated by their positions and scaled, `[length, width]`.
-fn rotate(
-    output: &mut Vec<f32>,
-    values: &[f32],
-    shape: Shape,
-    rotary: &Rotary,
-    task: usize,
-    scale: f32,
-) {
-    let Shape { length, width, .. } = shape;
+fn rotate(output: &mut Vec<f32>, part: Part<'_>, rotary: &Rotary, task: usize, scale: f32) {
+    let Shape { length, width, .. } = part.shape;
     output.resize(length * width, 0.0);
     vectorised(
         #[inline(always)]
         || {
             for (position, output) in output.chunks_exact_mut(width).enumerate() {
-                let (left, right) = shape.slice(values, task, position).split_at(width / 2);
+                let (left, right) = part.slice(task, position).split_at(width / 2);
                 let (left_output, right_output) = output.split_at_mut(width / 2);
                 let (cosine, sine) = rotary.at(position);
                 turn(

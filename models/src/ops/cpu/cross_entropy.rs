@@ -14,14 +14,14 @@ use super::vector::{exp, exponentials, maximum, multiply, sum_of_exponentials, v
 
 /// Rows of logits that exist at a time: 8 MB at a vocabulary of 4096, 66 MB at 32,000. Fewer would have the head and its
 /// gradient pass through memory more often, more leave the caches where a vocabulary is small.
-const BLOCK_ROWS: usize = 512;
+pub const BLOCK_ROWS: usize = 512;
 
 /// Entries of the vocabulary in a tile at most.
 const LARGEST_PIECE: usize = 512;
 
 /// Parts of the gradient of the hidden states that are summed up by themselves: few enough for the memory that they take,
 /// enough for the threads that there are.
-const SUMS: usize = 16;
+pub const SUMS: usize = 16;
 
 /// The logits of the last call, for the next: given back to the allocator, so large a piece would not always find its place
 /// again, and every now and then the process would hold it twice. Each call writes them before it reads them.
@@ -238,7 +238,7 @@ impl Block<'_> {
                 .sum();
             let mut targets = parts.filter_map(|part| part.target);
             let loss = targets.next().map_or(0.0, |target| {
-                f64::from(sum).ln() + (f64::from(largest) - f64::from(target))
+                libm::log(f64::from(sum)) + (f64::from(largest) - f64::from(target))
             });
             Norm {
                 largest,

@@ -1,9 +1,20 @@
 //! Matrix products, by the `gemm` crate.
 //!
-//! Its blocks depend on the shapes alone and each element is summed over the inner dimension by one thread in one
-//! order, so the result has the same bits on any number of threads (tested).
+//! Each element is summed over the inner dimension by one thread in one order, so the result has the same bits on any
+//! number of threads (tested). The crate cuts long sums where the caches of the machine want it; we cut them before, at a
+//! fixed length, so that the bits are also those of every processor with fused multiply-add.
+
+use std::ops::Range;
 
 use gemm::Parallelism;
+
+use super::vector::{dot, vectorised};
+
+/// Terms of a sum before it is added to the destination; so many the crate never cuts.
+const INNER: usize = 512;
+
+/// Elements of a product that is not worth the crate's preparations: above all those of a single column.
+const FEW: usize = 256;
 
 /// A matrix to read: some rows and columns of a slice at given strides.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +56,23 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Some of the columns of a matrix that has not been transposed.
+    ///
+    /// # Panics
+    ///
+    /// Where there are not so many, or where the matrix was transposed.
+    #[must_use]
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        assert!(
+            columns.end <= self.columns && self.column_stride == 1,
+            "columns {columns:?} of {} at stride {}",
+            self.columns,
+            self.column_stride
+        );
+        let values = &self.values[columns.start.min(self.values.len())..];
+        Self::strided(values, self.rows, columns.len(), self.row_stride)
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -62,6 +90,13 @@ impl<'a> Matrix<'a> {
             column_stride: self.row_stride,
         }
     }
+
+    /// The elements of one row, and how far apart they are.
+    #[inline(always)]
+    fn row(&self, row: usize) -> (&'a [f32], usize) {
+        let start = (row * self.row_stride).min(self.values.len());
+        (&self.values[start..], self.column_stride)
+    }
 }
 
 /// Who computes a product.
@@ -75,28 +110,40 @@ pub enum Threads {
 
 /// `factor·lhs·rhs` as a new row-major vector.
 pub fn product(factor: f32, lhs: Matrix<'_>, rhs: Matrix<'_>, threads: Threads) -> Vec<f32> {
-    let length = lhs.rows * rhs.columns;
-    if lhs.columns == 0 {
-        return vec![0.0; length];
+    products(factor, &[(lhs, rhs)], threads)
+}
+
+/// `factor·lhs·rhs` of each pair, side by side in a new row-major vector.
+///
+/// # Panics
+///
+/// Where the products have not all the same number of rows.
+pub fn products(factor: f32, pairs: &[(Matrix<'_>, Matrix<'_>)], threads: Threads) -> Vec<f32> {
+    let rows = pairs.first().map_or(0, |(lhs, _)| lhs.rows);
+    let columns: usize = pairs.iter().map(|(_, rhs)| rhs.columns).sum();
+    assert!(
+        pairs.iter().all(|(lhs, _)| lhs.rows == rows),
+        "products side by side have the same rows"
+    );
+    let mut output: Vec<f32> = Vec::with_capacity(rows * columns);
+    let mut start = 0;
+    for (lhs, rhs) in pairs {
+        let first = output.as_mut_ptr().wrapping_add(start);
+        #[expect(
+            unsafe_code,
+            reason = "fresh memory is written once, by the products themselves"
+        )]
+        // SAFETY: the capacity holds `rows` rows of `columns` elements; this product's columns of each are
+        // `start..start + rhs.columns` of them, and it does not read its destination.
+        unsafe {
+            multiply(first, columns, false, factor, *lhs, *rhs, threads);
+        }
+        start += rhs.columns;
     }
-    let mut output = Vec::with_capacity(length);
-    #[expect(
-        unsafe_code,
-        reason = "fresh memory is written once, by the product itself"
-    )]
-    // SAFETY: the capacity is at least `length`, and a product with a non-empty inner dimension that does not read
-    // its destination writes every element of it.
+    #[expect(unsafe_code, reason = "see above")]
+    // SAFETY: the capacity is at least this, and the products have written all columns of all rows.
     unsafe {
-        multiply(
-            output.as_mut_ptr(),
-            length,
-            false,
-            factor,
-            lhs,
-            rhs,
-            threads,
-        );
-        output.set_len(length);
+        output.set_len(rows * columns);
     }
     output
 }
@@ -118,7 +165,7 @@ pub fn write_product(
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
-    multiply_into(output, false, factor, lhs, rhs, threads);
+    multiply_into(output, 0..rhs.columns, false, factor, lhs, rhs, threads);
 }
 
 /// `output += factor·lhs·rhs`, row-major.
@@ -129,34 +176,59 @@ pub fn add_product(
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
-    multiply_into(output, true, factor, lhs, rhs, threads);
+    multiply_into(output, 0..rhs.columns, true, factor, lhs, rhs, threads);
+}
+
+/// The same into some of the columns of a wider row-major output.
+pub fn add_product_to_columns(
+    output: &mut [f32],
+    columns: Range<usize>,
+    factor: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    threads: Threads,
+) {
+    multiply_into(output, columns, true, factor, lhs, rhs, threads);
 }
 
 fn multiply_into(
     output: &mut [f32],
+    columns: Range<usize>,
     add: bool,
     factor: f32,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
-    let (pointer, length) = (output.as_mut_ptr(), output.len());
+    if lhs.rows == 0 {
+        return;
+    }
+    let row = output.len() / lhs.rows;
+    assert!(
+        output.len() == lhs.rows * row && columns.end <= row && columns.len() == rhs.columns,
+        "a product of {} x {} into columns {columns:?} of {} values",
+        lhs.rows,
+        rhs.columns,
+        output.len()
+    );
+    let first = output.as_mut_ptr().wrapping_add(columns.start);
     #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
-    // SAFETY: the pointer and the length are those of one slice.
+    // SAFETY: these columns of each of the rows lie in the slice.
     unsafe {
-        multiply(pointer, length, add, factor, lhs, rhs, threads);
+        multiply(first, row, add, factor, lhs, rhs, threads);
     }
 }
 
-/// `output = factor·lhs·rhs`, or `output += ` that.
+/// `output = factor·lhs·rhs`, or `output += ` that, for an output whose rows begin `row` apart.
 ///
 /// # Safety
 ///
-/// `output` must be valid for writes of `length` elements, and for reads where `add` is set.
+/// `output` must be valid for writes of `rhs.columns` elements from the start of each of `lhs.rows` rows, and for reads
+/// where `add` is set; all of them in one allocation.
 #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
 unsafe fn multiply(
     output: *mut f32,
-    length: usize,
+    row: usize,
     add: bool,
     factor: f32,
     lhs: Matrix<'_>,
@@ -164,35 +236,188 @@ unsafe fn multiply(
     threads: Threads,
 ) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions of a product");
-    assert_eq!(length, lhs.rows * rhs.columns, "length of a product");
+    if lhs.rows * rhs.columns <= FEW || lhs.rows == 1 || rhs.columns == 1 {
+        // SAFETY: as for this function.
+        return unsafe { multiply_few(output, row, add, factor, lhs, rhs) };
+    }
     let parallelism = match threads {
         Threads::Pool if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
         Threads::Pool | Threads::One => Parallelism::None,
     };
-    // SAFETY: `Matrix` holds slices that were checked to contain every element of the shape at its strides, and
-    // `output` is valid for the `lhs.rows * rhs.columns` elements of a row-major matrix without gaps. A slice length fits isize,
-    // and so do strides inside it.
-    unsafe {
-        gemm::gemm(
-            lhs.rows,
-            rhs.columns,
-            lhs.columns,
-            output,
-            1,
-            rhs.columns as isize,
-            add,
-            lhs.values.as_ptr(),
-            lhs.column_stride as isize,
-            lhs.row_stride as isize,
-            rhs.values.as_ptr(),
-            rhs.column_stride as isize,
-            rhs.row_stride as isize,
-            1.0,
-            factor,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    // A product without terms still writes its zeros.
+    for start in (0..lhs.columns.max(1)).step_by(INNER) {
+        // SAFETY: `Matrix` holds slices that were checked to contain every element of the shape at its strides, of which
+        // these are the columns and rows from `start` on, and `output` is valid as above. A slice's length fits isize,
+        // and so do strides inside it.
+        unsafe {
+            gemm::gemm(
+                lhs.rows,
+                rhs.columns,
+                INNER.min(lhs.columns - start),
+                output,
+                1,
+                row as isize,
+                add || start > 0,
+                lhs.values.as_ptr().wrapping_add(start * lhs.column_stride),
+                lhs.column_stride as isize,
+                lhs.row_stride as isize,
+                rhs.values.as_ptr().wrapping_add(start * rhs.row_stride),
+                rhs.column_stride as isize,
+                rhs.row_stride as isize,
+                1.0,
+                factor,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    }
+}
+
+/// [`multiply`] element by element.
+///
+/// # Safety
+///
+/// As for [`multiply`].
+#[expect(unsafe_code, reason = "the caller's output is a pointer")]
+unsafe fn multiply_few(
+    output: *mut f32,
+    row: usize,
+    add: bool,
+    factor: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+) {
+    let rhs = rhs.transposed();
+    vectorised(
+        #[inline(always)]
+        || {
+            for l in 0..lhs.rows {
+                for r in 0..rhs.rows {
+                    let element = factor * sum_of_products(lhs.row(l), rhs.row(r), lhs.columns);
+                    // SAFETY: as for this function.
+                    unsafe {
+                        let place = output.add(l * row + r);
+                        *place = if add { *place + element } else { element };
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// Σ of the products of so many elements of two rows.
+#[inline(always)]
+fn sum_of_products(
+    (left, left_stride): (&[f32], usize),
+    (right, right_stride): (&[f32], usize),
+    terms: usize,
+) -> f32 {
+    if left_stride == 1 && right_stride == 1 {
+        return dot(&left[..terms], &right[..terms]);
+    }
+    let left = left.iter().step_by(left_stride.max(1));
+    let right = right.iter().step_by(right_stride.max(1));
+    left.zip(right)
+        .take(terms)
+        .map(|(left, right)| left * right)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(seed: usize, length: usize) -> Vec<f32> {
+        (0..length)
+            .map(|index| {
+                let mixed = (seed * 7919 + index).wrapping_mul(2_654_435_761) % 2048;
+                mixed as f32 / 1024.0 - 1.0
+            })
+            .collect()
+    }
+
+    fn element(matrix: &Matrix<'_>, row: usize, column: usize) -> f64 {
+        f64::from(matrix.values[row * matrix.row_stride + column * matrix.column_stride])
+    }
+
+    /// The definition, summed in f64.
+    fn expected(lhs: &Matrix<'_>, rhs: &Matrix<'_>) -> Vec<f64> {
+        let mut elements = Vec::new();
+        for row in 0..lhs.rows {
+            for column in 0..rhs.columns {
+                let terms =
+                    (0..lhs.columns).map(|k| element(lhs, row, k) * element(rhs, k, column));
+                elements.push(terms.sum());
+            }
+        }
+        elements
+    }
+
+    fn assert_close(actual: &[f32], expected: &[f64]) {
+        assert_eq!(actual.len(), expected.len());
+        for (actual, expected) in actual.iter().zip(expected) {
+            assert!(
+                (f64::from(*actual) - expected).abs() < 1e-4,
+                "{actual} for {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn products_of_every_shape_and_layout_equal_their_definition() {
+        for (rows, inner, columns) in [
+            (0, 3, 4),
+            (3, 0, 4),
+            (33, 0, 34),
+            (1, 40, 33),
+            (40, 33, 1),
+            (2, 5, 3),
+            (17, 600, 31),
+            (64, 1, 64),
+        ] {
+            let (left, right) = (noise(1, rows * inner), noise(2, inner * columns));
+            for lhs in [
+                Matrix::new(&left, rows, inner),
+                Matrix::new(&left, inner, rows).transposed(),
+            ] {
+                for rhs in [
+                    Matrix::new(&right, inner, columns),
+                    Matrix::new(&right, columns, inner).transposed(),
+                ] {
+                    let expected = expected(&lhs, &rhs);
+                    let plain = product(1.0, lhs, rhs, Threads::Pool);
+                    assert_close(&plain, &expected);
+                    let twice = products(1.0, &[(lhs, rhs), (lhs, rhs)], Threads::Pool);
+                    let mut wide = vec![3.0; rows * (columns + 2)];
+                    add_product_to_columns(&mut wide, 1..columns + 1, 1.0, lhs, rhs, Threads::One);
+                    for row in 0..rows {
+                        let own = &plain[row * columns..][..columns];
+                        assert_eq!(twice[2 * row * columns..][..columns], *own);
+                        assert_eq!(twice[(2 * row + 1) * columns..][..columns], *own);
+                        let wide = &wide[row * (columns + 2)..][..columns + 2];
+                        assert_eq!((wide[0], wide[columns + 1]), (3.0, 3.0));
+                        let own: Vec<f64> = own.iter().map(|own| f64::from(*own) + 3.0).collect();
+                        assert_close(&wide[1..=columns], &own);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_sum_is_cut_at_a_fixed_length_whatever_the_caches() {
+        let (rows, inner, columns) = (64, 1300, 40);
+        let (left, right) = (noise(3, rows * inner), noise(4, inner * columns));
+        let lhs = Matrix::new(&left, rows, inner);
+        let whole = product(0.5, lhs, Matrix::new(&right, inner, columns), Threads::Pool);
+        let mut parts = vec![0.0; rows * columns];
+        for start in [0, 512, 1024] {
+            let end = inner.min(start + 512);
+            let rhs = Matrix::new(&right[start * columns..], end - start, columns);
+            add_product(&mut parts, 0.5, lhs.columns(start..end), rhs, Threads::One);
+        }
+        assert_eq!(whole, parts);
     }
 }

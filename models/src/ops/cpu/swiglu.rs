@@ -1,55 +1,73 @@
-//! SwiGLU on the CPU: elementwise, in blocks that threads share.
+//! SwiGLU on the CPU: row by row of gate and up side by side, in blocks that threads share.
 
 use rayon::prelude::*;
 
-use super::vector::{sigmoid, vectorised, worth_threads};
+use super::vector::{BLOCK, sigmoid, vectorised, worth_threads};
 
-/// Elements a thread takes at a time.
-const BLOCK: usize = 1 << 13;
-
-/// `output = silu(gate)·up`.
-pub fn forward(gate: &[f32], up: &[f32], output: &mut [f32]) {
-    let block = |((gate, up), output): ((&[f32], &[f32]), &mut [f32])| {
+/// `output = silu(gate)·up` for rows of `width` outputs.
+pub fn forward(gate_up: &[f32], width: usize, output: &mut [f32]) {
+    let block = |(gate_up, output): (&[f32], &mut [f32])| {
         vectorised(
             #[inline(always)]
             || {
-                for ((output, &z), &u) in output.iter_mut().zip(gate).zip(up) {
-                    *output = z * sigmoid(z) * u;
+                let rows = gate_up.chunks_exact(2 * width);
+                for (gate_up, output) in rows.zip(output.chunks_exact_mut(width)) {
+                    let (gate, up) = gate_up.split_at(width);
+                    for ((output, &z), &u) in output.iter_mut().zip(gate).zip(up) {
+                        *output = z * sigmoid(z) * u;
+                    }
                 }
             },
         );
     };
+    if width == 0 {
+        return;
+    }
     if worth_threads(output.len()) {
-        gate.par_chunks(BLOCK)
-            .zip(up.par_chunks(BLOCK))
-            .zip(output.par_chunks_mut(BLOCK))
+        let length = block_length(width);
+        gate_up
+            .par_chunks(2 * length)
+            .zip(output.par_chunks_mut(length))
             .for_each(block);
     } else {
-        block(((gate, up), output));
+        block((gate_up, output));
     }
 }
 
 /// Replaces gate and up by their gradients.
-pub fn backward(gate: &mut [f32], up: &mut [f32], gradient: &[f32]) {
-    let block = |((gate, up), gradient): ((&mut [f32], &mut [f32]), &[f32])| {
+pub fn backward(gate_up: &mut [f32], width: usize, gradient: &[f32]) {
+    let block = |(gate_up, gradient): (&mut [f32], &[f32])| {
         vectorised(
             #[inline(always)]
             || {
-                for ((gate, up), &g) in gate.iter_mut().zip(up.iter_mut()).zip(gradient) {
-                    let (z, u) = (*gate, *up);
-                    let sigma = sigmoid(z);
-                    *gate = g * u * (sigma * (1.0 + z * (1.0 - sigma)));
-                    *up = g * (z * sigma);
+                let rows = gate_up.chunks_exact_mut(2 * width);
+                for (gate_up, gradient) in rows.zip(gradient.chunks_exact(width)) {
+                    let (gate, up) = gate_up.split_at_mut(width);
+                    for ((gate, up), &g) in gate.iter_mut().zip(up).zip(gradient) {
+                        let (z, u) = (*gate, *up);
+                        let sigma = sigmoid(z);
+                        *gate = g * u * (sigma * (1.0 + z * (1.0 - sigma)));
+                        *up = g * (z * sigma);
+                    }
                 }
             },
         );
     };
+    if width == 0 {
+        return;
+    }
     if worth_threads(gradient.len()) {
-        gate.par_chunks_mut(BLOCK)
-            .zip(up.par_chunks_mut(BLOCK))
-            .zip(gradient.par_chunks(BLOCK))
+        let length = block_length(width);
+        gate_up
+            .par_chunks_mut(2 * length)
+            .zip(gradient.par_chunks(length))
             .for_each(block);
     } else {
-        block(((gate, up), gradient));
+        block((gate_up, gradient));
     }
+}
+
+/// Outputs of whole rows that a thread takes at a time.
+fn block_length(width: usize) -> usize {
+    BLOCK.div_ceil(width) * width
 }

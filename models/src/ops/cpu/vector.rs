@@ -3,6 +3,8 @@
 //! Everything here is written so that a compiler can turn it into vector instructions, and so that its result does
 //! not depend on which ones: no fused multiply-add, sums over a fixed number of lanes.
 
+use rayon::prelude::*;
+
 /// Lanes of a sum: four vectors of eight, enough to hide the latency of an addition.
 pub const LANES: usize = 32;
 
@@ -19,17 +21,26 @@ const PARALLEL_ELEMENTS: usize = 1 << 15;
 pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx2")]
-        fn wide<R>(kernel: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f")]
+        fn sixteen_lanes<R>(kernel: impl FnOnce() -> R) -> R {
             kernel()
         }
-        if std::is_x86_feature_detected!("avx2") {
-            #[expect(
-                unsafe_code,
-                reason = "calls a function compiled for a detected instruction set"
-            )]
-            // SAFETY: the only feature that `wide` requires has just been detected.
-            return unsafe { wide(kernel) };
+        #[target_feature(enable = "avx2")]
+        fn eight_lanes<R>(kernel: impl FnOnce() -> R) -> R {
+            kernel()
+        }
+        #[expect(
+            unsafe_code,
+            reason = "calls functions compiled for a detected instruction set"
+        )]
+        // SAFETY: each is called where the only feature that it requires has just been detected.
+        unsafe {
+            if std::is_x86_feature_detected!("avx512f") {
+                return sixteen_lanes(kernel);
+            }
+            if std::is_x86_feature_detected!("avx2") {
+                return eight_lanes(kernel);
+            }
         }
     }
     kernel()
@@ -189,6 +200,30 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
         *sum += f64::from(*x) * f64::from(*x);
     }
     sums.iter().sum()
+}
+
+/// Elements of an elementwise operation that a thread takes at a time.
+pub const BLOCK: usize = 1 << 14;
+
+/// `x += y`, elementwise over slices of equal length.
+pub fn add_to(x: &mut [f32], y: &[f32]) {
+    let block = |(x, y): (&mut [f32], &[f32])| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x += y;
+                }
+            },
+        );
+    };
+    if worth_threads(x.len()) {
+        x.par_chunks_mut(BLOCK)
+            .zip(y.par_chunks(BLOCK))
+            .for_each(block);
+    } else {
+        block((x, y));
+    }
 }
 
 /// Multiplies every element.

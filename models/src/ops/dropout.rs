@@ -1,0 +1,59 @@
+//! `drop(x) = x·m / (1 - share)`: each element of m is 0 with probability `share`, else 1 (Srivastava et al. 2014).
+//!
+//! Which elements stay is one bit of each, a function of a key and the element's place alone: 16 bits of
+//! Philox4x32-10 (Salmon et al. 2011) against the share in units of 1/65536.
+
+use std::sync::Arc;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+
+use super::cpu::dropout;
+
+/// Which elements of a matrix stay, and by what they grow for it.
+#[derive(Clone, Debug)]
+pub struct Mask {
+    shape: [usize; 2],
+    bits: Arc<[u8]>,
+    factor: f32,
+}
+
+impl Mask {
+    /// The mask of a key for a matrix of this shape; `share`, the probability to drop an element, is rounded to
+    /// 1/65536.
+    pub fn new(shape: [usize; 2], share: f64, key: [u32; 2]) -> Self {
+        let dropped = (share * 65_536.0).round().clamp(0.0, 65_535.0) as u32;
+        let mut bits = vec![0; (shape[0] * shape[1]).div_ceil(8)];
+        dropout::decide(&mut bits, key, dropped);
+        Self {
+            shape,
+            bits: bits.into(),
+            factor: (65_536.0 / f64::from(65_536 - dropped)) as f32,
+        }
+    }
+
+    /// One bit an element, row-major, the first in the lowest bit; set where the element stays.
+    #[must_use]
+    pub fn bits(&self) -> &[u8] {
+        &self.bits
+    }
+
+    /// `1 / (1 - share)`.
+    #[must_use]
+    pub fn factor(&self) -> f32 {
+        self.factor
+    }
+
+    /// `drop(x)`, composed.
+    pub fn apply<B: Backend>(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let kept = |index: usize| self.bits[index / 8] >> (index % 8) & 1 == 1;
+        let values: Vec<f32> = (0..self.shape[0] * self.shape[1])
+            .map(|index| if kept(index) { self.factor } else { 0.0 })
+            .collect();
+        let mask = Tensor::from_data(
+            TensorData::new(values, self.shape),
+            (&x.device(), x.dtype()),
+        );
+        x * mask
+    }
+}
