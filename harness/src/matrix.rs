@@ -276,7 +276,7 @@ impl Cell {
             format!("{} = {value}: {}", wrong.key, wrong.why)
         })?;
         if self.settings.micro_batch_size == 0 {
-            return Err("micro_batch_size = 0: must be chosen in a plan".into());
+            return Err("micro_batch_size = 0: must be at least 1 in a plan".into());
         }
         let vocabulary = self.data.vocabulary;
         if vocabulary > u64::from(u32::MAX) {
@@ -378,7 +378,9 @@ impl Cell {
         if let Some(settings) = shared["settings"].as_object_mut() {
             settings.remove("log_every");
             settings.remove("evaluate_every");
-            if self.settings.loss_weight == LossWeight::Targets {
+            // Dropout draws by micro-batch.
+            let draws = self.settings.low_rank && self.settings.dropout > 0.0;
+            if self.settings.loss_weight == LossWeight::Targets && !draws {
                 settings.remove("micro_batch_size");
             }
         }

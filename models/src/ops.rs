@@ -35,7 +35,7 @@ use burn::tensor::{Int, Tensor, bf16};
 ///
 /// Model code is generic over this trait and calls the free functions beside it. `wanted` says for each
 /// differentiable argument, in the order of the arguments, whether its gradient is needed; what is not needed is
-/// returned as `None` and must not be computed.
+/// returned as `None`.
 pub trait Backend: burn::tensor::backend::Backend {
     /// `x·Wᵀ` of each weight, side by side `[n, Σ o]`, for x `[n, i]` and weights `[o, i]`.
     fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {

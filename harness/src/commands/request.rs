@@ -177,7 +177,9 @@ impl Request {
         let mut matrix = matrix::cells(&self.profile, &surroundings)?;
         let wanted = matrix.iter().filter(|cell| self.wants(cell)).count();
         let (jobs, threads) = self.jobs(device, wanted as u64);
-        let room = Room::of(device, precision, jobs);
+        // As many workers as the whole matrix may have: a later command takes over what the first has chosen.
+        let (most_jobs, _) = self.jobs(device, matrix.len() as u64);
+        let room = Room::of(device, precision, most_jobs);
         notes.extend(micro_batch::choose(&mut matrix, earlier.as_ref(), &room));
         let place = Place {
             jobs,

@@ -1,6 +1,7 @@
 //! The operations as nodes of the autodiff graph.
 //!
-//! Each node keeps exactly the tensors that the gradients of its tracked arguments need, calls the inner backend's
+//! Each node keeps what the gradients of its tracked arguments need (weights are shared, an input is kept only where
+//! something is trained on it), calls the inner backend's
 //! backward function, and registers what it gets. An argument that is not tracked (a frozen weight) costs no gradient
 //! and no memory.
 

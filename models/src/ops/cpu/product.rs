@@ -10,10 +10,12 @@ use gemm::Parallelism;
 
 use super::vector::{dot, vectorised};
 
-/// Terms of a sum before it is added to the destination; so many the crate never cuts.
+/// Terms of a sum before it is added to the destination; so many the crate never cuts (`kernel_params` of gemm-common
+/// 0.19.0 leaves sums of up to 512 whole).
 const INNER: usize = 512;
 
-/// Elements of a product that is not worth the crate's preparations: above all those of a single column.
+/// Elements of a product for which the crate would take other kernels (of up to 16 x 16 elements, and of a single row or
+/// column): these sum by the lanes of the machine's vectors, so that their bits would depend on it.
 const FEW: usize = 256;
 
 /// A matrix to read: some rows and columns of a slice at given strides.
@@ -408,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_long_sum_is_cut_at_a_fixed_length_whatever_the_caches() {
-        let (rows, inner, columns) = (64, 1300, 40);
+        let (rows, inner, columns) = (130, 1300, 70);
         let (left, right) = (noise(3, rows * inner), noise(4, inner * columns));
         let lhs = Matrix::new(&left, rows, inner);
         let whole = product(0.5, lhs, Matrix::new(&right, inner, columns), Threads::Pool);
