@@ -1,11 +1,48 @@
 //! What the system says of the machine.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Memory of this machine, bytes; none where the system does not say. `MemTotal:` is all of it, `MemAvailable:` what is
-/// free.
+/// Memory that this process may take, bytes: the machine's, or the least that a control group around the process (a
+/// container, a job of Slurm) is limited to. None where the system does not say.
 #[must_use]
-pub fn meminfo(key: &str) -> Option<u64> {
+pub fn memory() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = least_limit(&groups, Path::new("/sys/fs/cgroup"));
+    meminfo("MemTotal:").into_iter().chain(limit).min()
+}
+
+/// How much of [`memory`] other programs of this machine leave free, bytes.
+#[must_use]
+pub fn free_memory() -> Option<u64> {
+    Some(meminfo("MemAvailable:")?.min(memory()?))
+}
+
+/// The least limit among the groups of `/proc/self/cgroup` and those around them, of either version (cgroups(7)). A group
+/// that is mounted elsewhere, as in a container, is looked for at the root as well.
+fn least_limit(groups: &str, mounted: &Path) -> Option<u64> {
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?);
+        let (root, file) = match controllers {
+            "" => (mounted.to_owned(), "memory.max"),
+            _ if controllers
+                .split(',')
+                .any(|controller| controller == "memory") =>
+            {
+                (mounted.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let around = Path::new(group.trim_start_matches('/')).ancestors();
+        let files: Vec<PathBuf> = around.map(|group| root.join(group).join(file)).collect();
+        let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        files.into_iter().filter_map(limit).min()
+    });
+    limits.min()
+}
+
+fn meminfo(key: &str) -> Option<u64> {
     let information = fs::read_to_string("/proc/meminfo").ok()?;
     let line = information.lines().find_map(|line| line.strip_prefix(key));
     let kibibytes: u64 = line?.split_whitespace().next()?.parse().ok()?;
@@ -26,4 +63,33 @@ pub fn processor_name() -> Option<String> {
         )
     };
     information.lines().find_map(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Laid out as cgroups(7) describes both versions.
+    #[test]
+    fn the_least_limit_of_the_groups_around_a_process_counts() {
+        let mounted = tempfile::tempdir().expect("a folder");
+        let write = |file: &str, limit: &str| {
+            let path = mounted.path().join(file);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            fs::write(path, format!("{limit}\n")).expect("a file");
+        };
+        write("job/memory.max", "4096");
+        write("job/step/memory.max", "max");
+        write("memory/job/memory.limit_in_bytes", "2048");
+        write("memory/memory.limit_in_bytes", "9223372036854771712");
+        let least = |groups| least_limit(groups, mounted.path());
+        assert_eq!(least("0::/job/step\n"), Some(4096));
+        assert_eq!(least("4:memory:/job\n1:cpu:/\n0::/\n"), Some(2048));
+        assert_eq!(
+            least("4:cpu,memory:/elsewhere\n"),
+            Some(9_223_372_036_854_771_712)
+        );
+        assert_eq!(least("0::/elsewhere\n"), None);
+        assert_eq!(least("nonsense\n"), None);
+    }
 }

@@ -36,7 +36,7 @@ pub enum DrawRole {
     KeepFirst,
     /// The same for the second moment.
     KeepSecond,
-    /// Uniform in [0, 1): the key of dropout, drawn once when the factors are attached.
+    /// Uniform in [0, 1): the run's part of the key of every mask of dropout, drawn once when the factors are attached.
     Dropout,
 }
 

@@ -153,14 +153,20 @@ pub(crate) fn together<B: ops::Backend, const LAYERS: usize>(
     x: Tensor<B, 2>,
     pass: &Pass<'_>,
 ) -> Tensor<B, 2> {
-    let weights = layers.iter().filter_map(|layer| layer.weight.clone());
-    let factors: Vec<_> = layers
-        .iter()
-        .filter_map(|layer| Some((*layer, layer.factors.as_ref()?)))
-        .collect();
-    if factors.is_empty() {
-        return ops::linear(x, weights.collect());
+    if layers.iter().all(|layer| layer.factors.is_none()) {
+        let weight = |layer: &Linear<Tensor<B, 2>>| {
+            let weight = layer.weight.clone();
+            weight.expect("a layer without factors has its weight")
+        };
+        return ops::linear(x, layers.map(weight).to_vec());
     }
+    let factors = layers.map(|layer| {
+        let factors = layer.factors.as_ref();
+        (
+            layer,
+            factors.expect("all layers have factors, or none has"),
+        )
+    });
     let layer =
         |linear: &Linear<Tensor<B, 2>>, factors: &Factors<Tensor<B, 2>>| low_rank_linear::Layer {
             weight: linear.weight.clone(),

@@ -15,7 +15,7 @@ use super::{print, print_json};
 use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
 use crate::exit::{Exit, UserError};
-use crate::machine::meminfo;
+use crate::machine;
 use crate::matrix;
 use crate::profile::Assignment;
 use crate::settings::Settings;
@@ -130,7 +130,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
 /// Refuses what this machine cannot hold: its allocation would end the process without a word.
 fn check_memory(planned: &cost::Bytes, rows: usize, length: usize) -> Result<(), UserError> {
     let needed = planned.total();
-    match meminfo("MemTotal:").filter(|there| *there < needed) {
+    match machine::memory().filter(|there| *there < needed) {
         Some(there) => Err(UserError::new(format!(
             "--batch {rows} --seq {length}: {} are planned for it, and this machine has {}",
             megabytes(needed),

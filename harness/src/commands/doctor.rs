@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::DoctorOptions;
 use crate::exit::Exit;
-use crate::machine::{meminfo, processor_name};
+use crate::machine::{self, processor_name};
 
 /// Prints what is found.
 ///
@@ -77,7 +77,7 @@ fn processor() -> Check {
 
 fn memory() -> Check {
     let gibibytes = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    let found = match (meminfo("MemTotal:"), meminfo("MemAvailable:")) {
+    let found = match (machine::memory(), machine::free_memory()) {
         (Some(total), Some(free)) => format!(
             "{:.1} GiB, {:.1} GiB of it free",
             gibibytes(total),

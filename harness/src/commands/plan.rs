@@ -178,13 +178,15 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
     } else {
         ""
     };
+    let batches = batches(&plan.cells);
     let total_tokens: u64 = rows.iter().map(|row| row.tokens).sum();
     let total_flops: f64 = rows.iter().map(|row| row.flops).sum();
     let mut text = format!(
         "profile {}: {}\n\n{}\n\
          params, trained: parameters held, and those that the optimizer updates in the method's own stage\n\
          memory: weights, gradients, moments, activations and logits of one worker, without the program's own (each by --json)\
-         {footnote}{times}\n\n",
+         {footnote}{times}\n\
+         an update: {batches}\n\n",
         request.profile.name,
         request.profile.description,
         aligned(&lines)
@@ -203,6 +205,25 @@ fn text(request: &Request, plan: &Plan, rows: &[Row]) -> String {
     }
     text += &format!("would go to {}\n", request.directory.display());
     text
+}
+
+/// How many sequences each size's updates have, and how many of them at a time.
+fn batches(cells: &[Cell]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for cell in cells {
+        let settings = &cell.settings;
+        let line = format!(
+            "{} {} of {}, {} at a time",
+            cell.size,
+            number_of(settings.global_batch_size, "sequence"),
+            number_of(settings.sequence_length, "token"),
+            settings.micro_batch_size
+        );
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.join("; ")
 }
 
 fn time(seconds: f64) -> String {

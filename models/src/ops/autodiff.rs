@@ -1,9 +1,8 @@
 //! The operations as nodes of the autodiff graph.
 //!
 //! Each node keeps what the gradients of its tracked arguments need (weights are shared, an input is kept only where
-//! something is trained on it), calls the inner backend's
-//! backward function, and registers what it gets. An argument that is not tracked (a frozen weight) costs no gradient
-//! and no memory.
+//! something is trained on it), calls the inner backend's backward function, and registers what it gets. An argument that
+//! is not tracked (a frozen weight) costs no gradient and no memory.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;

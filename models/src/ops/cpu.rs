@@ -193,20 +193,16 @@ impl Backend for Flex {
             gradient.matrix(),
             &layers,
             saved.scale,
-            wanted[0],
+            wanted,
         );
         let rows = gradient.shape[0];
         let inputs = layers.first().map_or(0, |layer| layer.inputs);
         let mut all = vec![gradients.x.map(|values| tensor(values, [rows, inputs]))];
         for (layer, [a, b]) in layers.iter().zip(gradients.factors) {
-            all.push(Some(tensor(a, [layer.rank, layer.inputs])));
-            all.push(Some(tensor(b, [layer.outputs, layer.rank])));
+            all.push(a.map(|values| tensor(values, [layer.rank, layer.inputs])));
+            all.push(b.map(|values| tensor(values, [layer.outputs, layer.rank])));
         }
-        all.resize_with(wanted.len(), || None);
-        let of_wanted = all.into_iter().zip(wanted);
-        of_wanted
-            .map(|(gradient, wanted)| gradient.filter(|_| *wanted))
-            .collect()
+        all
     }
 
     fn attention(

@@ -44,16 +44,15 @@ impl Mask {
         self.factor
     }
 
-    /// `drop(x)`, composed.
-    pub fn apply<B: Backend>(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// What each element is multiplied by, in the precision and on the device of another tensor.
+    pub fn factors<B: Backend>(&self, like: &Tensor<B, 2>) -> Tensor<B, 2> {
         let kept = |index: usize| self.bits[index / 8] >> (index % 8) & 1 == 1;
         let values: Vec<f32> = (0..self.shape[0] * self.shape[1])
             .map(|index| if kept(index) { self.factor } else { 0.0 })
             .collect();
-        let mask = Tensor::from_data(
+        Tensor::from_data(
             TensorData::new(values, self.shape),
-            (&x.device(), x.dtype()),
-        );
-        x * mask
+            (&like.device(), like.dtype()),
+        )
     }
 }

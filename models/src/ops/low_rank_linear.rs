@@ -1,8 +1,8 @@
 //! `y_l = x·W_lᵀ + s·p_l·B_lᵀ` with `p_l = drop_l(x)·A_lᵀ` (ReLoRA, equation 1) of layers that read the same input.
 //!
 //! With `q_l = s·g_l·B_l`: `dA_l = q_lᵀ·drop_l(x)`, `dB_l = s·g_lᵀ·p_l`, `dx = Σ_l g_l·W_l + drop_l(q_l·A_l)`. W counts as
-//! frozen: it has no gradient here. `drop` is the identity where a layer has no mask. `p` is not kept from the forward pass:
-//! it would make low-rank training need more memory than full-rank training does.
+//! frozen: it has no gradient here. `drop` is the identity where a layer has no mask. `p` is not kept from the forward pass: with
+//! it, low-rank training of a small network would need more memory than full-rank training does.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -32,14 +32,6 @@ impl<B: Backend> Layer<B> {
     pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor<B, 2>> {
         self.weight.iter().chain([&self.a, &self.b])
     }
-
-    /// `drop(x)`.
-    fn dropped(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        match &self.mask {
-            Some(mask) => mask.apply(x),
-            None => x,
-        }
-    }
 }
 
 /// What the backward pass needs of the forward pass.
@@ -53,10 +45,18 @@ pub struct Saved<B: Backend> {
     pub scale: f32,
 }
 
+fn times<B: Backend>(x: &Tensor<B, 2>, mask: &Option<Tensor<B, 2>>) -> Tensor<B, 2> {
+    match mask {
+        Some(mask) => x.clone() * mask.clone(),
+        None => x.clone(),
+    }
+}
+
 /// The outputs side by side `[n, Σ o]`, composed.
 pub fn definition<B: Backend>(x: Tensor<B, 2>, layers: &[Layer<B>], scale: f32) -> Tensor<B, 2> {
     let output = |layer: &Layer<B>| {
-        let projected = layer.dropped(x.clone()).matmul(layer.a.clone().transpose());
+        let dropped = times(&x, &layer.mask.as_ref().map(|mask| mask.factors(&x)));
+        let projected = dropped.matmul(layer.a.clone().transpose());
         let low_rank = projected.matmul(layer.b.clone().transpose()) * scale;
         match &layer.weight {
             Some(weight) => x.clone().matmul(weight.clone().transpose()) + low_rank,
@@ -79,7 +79,8 @@ pub fn backward<B: Backend>(
     for (layer, wanted_factors) in layers.iter().zip(wanted[1..].chunks(2)) {
         let gradient = gradient.clone().narrow(1, start, layer.outputs());
         start += layer.outputs();
-        let dropped = x.clone().map(|x| layer.dropped(x));
+        let mask = layer.mask.as_ref().map(|mask| mask.factors(&gradient));
+        let dropped = x.as_ref().map(|x| times(x, &mask));
         let through_b = gradient.clone().matmul(layer.b.clone()) * scale;
         d_factors.push(
             dropped
@@ -92,7 +93,7 @@ pub fn backward<B: Backend>(
             gradient.clone().transpose().matmul(projected) * scale
         }));
         if wanted[0] {
-            let low_rank = layer.dropped(through_b.matmul(layer.a.clone()));
+            let low_rank = times(&through_b.matmul(layer.a.clone()), &mask);
             let own = match &layer.weight {
                 Some(weight) => gradient.matmul(weight.clone()) + low_rank,
                 None => low_rank,

@@ -3,8 +3,8 @@
 //! Nothing obliges `s·(x·Aᵀ)·Bᵀ` to pass through the rank. Of n rows, `s·B·A` costs as much to form as the detour of
 //! `o·i / (o + i)` of them, less than a batch has, and added to W it is in the product that is due anyway. The gradients
 //! of the factors follow from that of `B·A` as well: `dA = s·Bᵀ·dM`, `dB = s·dM·Aᵀ` with `dM = gᵀ·drop(x)`, which costs
-//! less where the rank is more than about a quarter of the width. Each layer takes the way that has fewer operations; its
-//! shape alone decides.
+//! less where the rank is more than about a quarter of the width. Each layer takes the way that has fewer operations: its
+//! shape, the rows, whether it has a mask and which gradients are wanted decide, and no value does.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -37,8 +37,8 @@ pub struct Layer<'a> {
 pub struct Gradients {
     /// `[n, i]`, where wanted.
     pub x: Option<Vec<f32>>,
-    /// A `[r, i]` and B `[o, r]` of each layer; empty without an input.
-    pub factors: Vec<[Vec<f32>; 2]>,
+    /// A `[r, i]` and B `[o, r]` of each layer, where wanted.
+    pub factors: Vec<[Option<Vec<f32>>; 2]>,
 }
 
 /// A product that holds a layer's low-rank term: `left·rightᵀ`.
@@ -75,10 +75,14 @@ impl<'a> Layer<'a> {
         self.rank * matrix + applied < rows * self.rank * detour
     }
 
-    /// Whether the gradient of `B·A` is.
-    fn is_gradient_formed(&self, rows: usize) -> bool {
-        let (matrix, detour) = (self.outputs * self.inputs, self.outputs + self.inputs);
-        (rows + 2 * self.rank) * matrix < 2 * rows * self.rank * detour
+    /// Whether the gradient of `B·A` is, for those of A and of B that are wanted; `has_through_b`: `s·g·B` is computed
+    /// whatever this says.
+    fn is_gradient_formed(&self, rows: usize, wanted: [bool; 2], has_through_b: bool) -> bool {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let [of_a, of_b] = wanted.map(usize::from);
+        let through_b = if has_through_b { 0 } else { outputs };
+        let detour = of_a * (through_b + inputs) + of_b * (inputs + outputs);
+        (rows + (of_a + of_b) * self.rank) * outputs * inputs < rows * self.rank * detour
     }
 
     /// `s·B·A` `[o, i]`, with W where it sees the same input.
@@ -125,34 +129,43 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// dA and dB from the gradient of the layer's output `[n, o]`; `through_b` is `s·g·B` `[n, r]` where that is known.
-    fn factor_gradients(
+    /// Those of dA and dB that are wanted, from the gradient of the layer's output `[n, o]` and that of `B·A`.
+    fn factor_gradients_of_product(
+        &self,
+        x: &[f32],
+        gradient: Matrix<'_>,
+        scale: f32,
+        wanted: [bool; 2],
+    ) -> [Option<Vec<f32>>; 2] {
+        let dropped = self.dropped(x);
+        let x = Matrix::new(&dropped, gradient.rows(), self.inputs);
+        let d_m = product(scale, gradient.transposed(), x, Threads::Pool);
+        let d_m = Matrix::new(&d_m, self.outputs, self.inputs);
+        let d_a = || product(1.0, self.b().transposed(), d_m, Threads::Pool);
+        let d_b = || product(1.0, d_m, self.a().transposed(), Threads::Pool);
+        [wanted[0].then(d_a), wanted[1].then(d_b)]
+    }
+
+    /// The same through the rank; `through_b` is `s·g·B` `[n, r]`, needed where dA is wanted.
+    fn factor_gradients_through_rank(
         &self,
         x: &[f32],
         gradient: Matrix<'_>,
         through_b: Option<Matrix<'_>>,
         scale: f32,
-    ) -> [Vec<f32>; 2] {
+        wanted: [bool; 2],
+    ) -> [Option<Vec<f32>>; 2] {
         let dropped = self.dropped(x);
         let x = Matrix::new(&dropped, gradient.rows(), self.inputs);
-        let (a, b) = (self.a(), self.b());
-        let product = |factor, lhs, rhs| product(factor, lhs, rhs, Threads::Pool);
-        match through_b {
-            Some(through_b) if !self.is_gradient_formed(gradient.rows()) => {
-                let d_a = product(1.0, through_b.transposed(), x);
-                let projected = product(1.0, x, a.transposed());
-                let projected = Matrix::new(&projected, gradient.rows(), self.rank);
-                [d_a, product(scale, gradient.transposed(), projected)]
-            }
-            _ => {
-                let d_m = product(scale, gradient.transposed(), x);
-                let d_m = Matrix::new(&d_m, self.outputs, self.inputs);
-                [
-                    product(1.0, b.transposed(), d_m),
-                    product(1.0, d_m, a.transposed()),
-                ]
-            }
-        }
+        let d_a = through_b
+            .filter(|_| wanted[0])
+            .map(|through_b| product(1.0, through_b.transposed(), x, Threads::Pool));
+        let d_b = wanted[1].then(|| {
+            let projected = product(1.0, x, self.a().transposed(), Threads::Pool);
+            let projected = Matrix::new(&projected, gradient.rows(), self.rank);
+            product(scale, gradient.transposed(), projected, Threads::Pool)
+        });
+        [d_a, d_b]
     }
 }
 
@@ -194,29 +207,39 @@ pub fn forward<'a>(x: &'a [f32], rows: usize, layers: &[Layer<'a>], scale: f32) 
     output
 }
 
-/// The gradients for x, where wanted, and for the factors, where there is an x `[n, i]` for them, from those of the
-/// outputs `[n, Σ o]`.
+/// The gradients for x and for A and B of each layer, where `wanted` (in this order) and, of the factors, where there is an x
+/// `[n, i]` for them, from those of the outputs `[n, Σ o]`.
 pub fn backward(
     x: Option<&[f32]>,
     gradient: Matrix<'_>,
     layers: &[Layer<'_>],
     scale: f32,
-    wants_x: bool,
+    wanted: &[bool],
 ) -> Gradients {
     let rows = gradient.rows();
+    let (wants_x, wanted) = (wanted[0], wanted[1..].chunks(2));
     let mut d_x: Option<Vec<f32>> = None;
     let mut factors = Vec::with_capacity(layers.len());
-    for (layer, columns) in layers.iter().zip(columns(layers)) {
+    for ((layer, columns), wanted) in layers.iter().zip(columns(layers)).zip(wanted) {
         let gradient = gradient.columns(columns);
-        let passes_rank =
-            (wants_x && !layer.is_formed(rows)) || (x.is_some() && !layer.is_gradient_formed(rows));
-        let through_b = passes_rank.then(|| product(scale, gradient, layer.b(), Threads::Pool));
+        let wanted = [0, 1].map(|factor| x.is_some() && wanted[factor]);
+        let x_passes_rank = wants_x && !layer.is_formed(rows);
+        let is_gradient_formed = layer.is_gradient_formed(rows, wanted, x_passes_rank);
+        let needs_through_b = x_passes_rank || (wanted[0] && !is_gradient_formed);
+        let through_b = needs_through_b.then(|| product(scale, gradient, layer.b(), Threads::Pool));
         let through_b = through_b
             .as_ref()
             .map(|values| Matrix::new(values, rows, layer.rank));
-        if let Some(x) = x {
-            factors.push(layer.factor_gradients(x, gradient, through_b, scale));
-        }
+        factors.push(match x {
+            Some(x) if wanted != [false; 2] => {
+                if is_gradient_formed {
+                    layer.factor_gradients_of_product(x, gradient, scale, wanted)
+                } else {
+                    layer.factor_gradients_through_rank(x, gradient, through_b, scale, wanted)
+                }
+            }
+            _ => [None, None],
+        });
         if !wants_x {
             continue;
         }

@@ -45,7 +45,11 @@ impl<'a> Matrix<'a> {
     /// Where the slice is too short for the shape.
     pub fn strided(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(
-            rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= values.len(),
+            rows == 0
+                || columns == 0
+                || ((rows - 1).checked_mul(row_stride))
+                    .and_then(|start| start.checked_add(columns))
+                    .is_some_and(|end| end <= values.len()),
             "a matrix of {rows} x {columns} at stride {row_stride} in {} values",
             values.len()
         );
@@ -127,7 +131,8 @@ pub fn products(factor: f32, pairs: &[(Matrix<'_>, Matrix<'_>)], threads: Thread
         pairs.iter().all(|(lhs, _)| lhs.rows == rows),
         "products side by side have the same rows"
     );
-    let mut output: Vec<f32> = Vec::with_capacity(rows * columns);
+    let length = rows.checked_mul(columns).expect("a product fits memory");
+    let mut output: Vec<f32> = Vec::with_capacity(length);
     let mut start = 0;
     for (lhs, rhs) in pairs {
         let first = output.as_mut_ptr().wrapping_add(start);
@@ -145,7 +150,7 @@ pub fn products(factor: f32, pairs: &[(Matrix<'_>, Matrix<'_>)], threads: Thread
     #[expect(unsafe_code, reason = "see above")]
     // SAFETY: the capacity is at least this, and the products have written all columns of all rows.
     unsafe {
-        output.set_len(rows * columns);
+        output.set_len(length);
     }
     output
 }
@@ -160,6 +165,10 @@ pub fn prepare_threads() {
 }
 
 /// `output = factor·lhs·rhs`, row-major.
+///
+/// # Panics
+///
+/// Where the output is not of the product's length.
 pub fn write_product(
     output: &mut [f32],
     factor: f32,
@@ -167,10 +176,15 @@ pub fn write_product(
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
+    assert_eq!(output.len(), lhs.rows * rhs.columns, "length of a product");
     multiply_into(output, 0..rhs.columns, false, factor, lhs, rhs, threads);
 }
 
 /// `output += factor·lhs·rhs`, row-major.
+///
+/// # Panics
+///
+/// Where the output is not of the product's length.
 pub fn add_product(
     output: &mut [f32],
     factor: f32,
@@ -178,10 +192,15 @@ pub fn add_product(
     rhs: Matrix<'_>,
     threads: Threads,
 ) {
+    assert_eq!(output.len(), lhs.rows * rhs.columns, "length of a product");
     multiply_into(output, 0..rhs.columns, true, factor, lhs, rhs, threads);
 }
 
 /// The same into some of the columns of a wider row-major output.
+///
+/// # Panics
+///
+/// Where the output does not hold these columns of each of the product's rows.
 pub fn add_product_to_columns(
     output: &mut [f32],
     columns: Range<usize>,
@@ -225,8 +244,8 @@ fn multiply_into(
 ///
 /// # Safety
 ///
-/// `output` must be valid for writes of `rhs.columns` elements from the start of each of `lhs.rows` rows, and for reads
-/// where `add` is set; all of them in one allocation.
+/// `output` must be valid for reads and writes of `rhs.columns` elements from the start of each of `lhs.rows` rows, all of
+/// them in one allocation. Without `add`, no element is read before this function has written it.
 #[expect(unsafe_code, reason = "the gemm crate takes pointers")]
 unsafe fn multiply(
     output: *mut f32,
@@ -277,7 +296,7 @@ unsafe fn multiply(
     }
 }
 
-/// [`multiply`] element by element.
+/// [`multiply`] without the crate, by one thread.
 ///
 /// # Safety
 ///
@@ -291,22 +310,52 @@ unsafe fn multiply_few(
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
 ) {
+    // SAFETY: as for this function.
+    let write = |l: usize, r: usize, element: f32| unsafe {
+        let place = output.add(l * row + r);
+        *place = if add { *place + element } else { element };
+    };
+    if lhs.rows == 1 && rhs.column_stride == 1 {
+        let sums = combination(lhs, rhs);
+        return (0..rhs.columns).for_each(|r| write(0, r, factor * sums[r]));
+    }
+    if rhs.columns == 1 && lhs.row_stride == 1 {
+        let sums = combination(rhs.transposed(), lhs.transposed());
+        return (0..lhs.rows).for_each(|l| write(l, 0, factor * sums[l]));
+    }
     let rhs = rhs.transposed();
     vectorised(
         #[inline(always)]
         || {
             for l in 0..lhs.rows {
                 for r in 0..rhs.rows {
-                    let element = factor * sum_of_products(lhs.row(l), rhs.row(r), lhs.columns);
-                    // SAFETY: as for this function.
-                    unsafe {
-                        let place = output.add(l * row + r);
-                        *place = if add { *place + element } else { element };
-                    }
+                    write(
+                        l,
+                        r,
+                        factor * sum_of_products(lhs.row(l), rhs.row(r), lhs.columns),
+                    );
                 }
             }
         },
     );
+}
+
+/// The single row of `factors` times a matrix whose rows are contiguous: a sum of rows, read in the order they lie in.
+fn combination(factors: Matrix<'_>, matrix: Matrix<'_>) -> Vec<f32> {
+    let (factors, stride) = factors.row(0);
+    let factors = factors.iter().step_by(stride.max(1));
+    let mut sums = vec![0.0; matrix.columns];
+    vectorised(
+        #[inline(always)]
+        || {
+            for (row, factor) in (0..matrix.rows).zip(factors) {
+                for (sum, value) in sums.iter_mut().zip(matrix.row(row).0) {
+                    *sum += factor * value;
+                }
+            }
+        },
+    );
+    sums
 }
 
 /// Σ of the products of so many elements of two rows.

@@ -206,7 +206,12 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
 pub const BLOCK: usize = 1 << 14;
 
 /// `x += y`, elementwise over slices of equal length.
+///
+/// # Panics
+///
+/// Where they have not the same length.
 pub fn add_to(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "lengths of a sum");
     let block = |(x, y): (&mut [f32], &[f32])| {
         vectorised(
             #[inline(always)]
