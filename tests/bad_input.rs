@@ -775,6 +775,7 @@ fn runs_that_could_not_stand_in_one_table_are_refused() {
         "warm_start_steps=18",
         "log_every=7",
         "micro_batch_size=1",
+        "dropout=0.1",
     ] {
         more.extend(["--set", set]);
     }

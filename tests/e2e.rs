@@ -708,6 +708,7 @@ fn recomputed_blocks_need_less_memory_and_leave_the_same_tables() {
 fn a_micro_batch_that_is_left_open_is_chosen_and_then_kept() {
     let world = World::new();
     let open = "size.tiny.micro_batch_size=0";
+    let two = "size.tiny.micro_batch_size=2";
     let chosen = |suite: &str| -> Vec<u64> {
         let plan = Plan::read(&world.path(suite)).expect("a plan");
         let rows = |cell: &Cell| cell.settings.micro_batch_size;
@@ -715,8 +716,10 @@ fn a_micro_batch_that_is_left_open_is_chosen_and_then_kept() {
     };
     world.succeed(&World::suite("new", &["--only", "full", "--set", open]));
     assert_eq!(chosen("new"), [4]);
+    let plan = world.succeed(&World::tiny("plan", &["--set", two]));
+    let update = "an update: tiny 4 sequences of 16 tokens, 2 in a micro-batch\n";
+    assert!(plan.stdout.contains(update), "{}", plan.stdout);
 
-    let two = "size.tiny.micro_batch_size=2";
     world.succeed(&World::suite("begun", &["--only", "full", "--set", two]));
     world.succeed(&World::suite("begun", &["--only", "lora", "--set", open]));
     assert_eq!(chosen("begun"), [2, 2]);

@@ -194,7 +194,7 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
         train(&mut *learner, updates)?;
     }
     let seconds = start.elapsed().as_secs_f64().max(1e-9);
-    let flops = cost::flops_computed_per_token(&network, length, cell.settings.recompute)
+    let flops = cost::full_rank_flops_computed_per_token(&network, length, cell.settings.recompute)
         * tokens.len() as f64;
     print(&(flops * updates as f64 / seconds).to_string())?;
     Ok(Exit::Success)

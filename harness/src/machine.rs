@@ -9,17 +9,24 @@ use std::path::{Path, PathBuf};
 pub fn memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = least_limit(&groups, Path::new("/sys/fs/cgroup"));
-    meminfo("MemTotal:").into_iter().chain(limit).min()
+    machine_memory().into_iter().chain(limit).min()
 }
 
-/// How much of [`memory`] other programs of this machine leave free, bytes.
+/// Memory of this machine that is free, bytes; a control group may have less left.
 #[must_use]
 pub fn free_memory() -> Option<u64> {
-    Some(meminfo("MemAvailable:")?.min(memory()?))
+    meminfo("MemAvailable:")
 }
 
-/// The least limit among the groups of `/proc/self/cgroup` and those around them, of either version (cgroups(7)). A group
-/// that is mounted elsewhere, as in a container, is looked for at the root as well.
+/// Memory of this machine, bytes.
+#[must_use]
+pub fn machine_memory() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+/// The least limit among the groups of `/proc/self/cgroup` (cgroups(7)) and those around them, of either version (the
+/// kernel's cgroup-v2.rst and cgroup-v1/memory.rst). A group that is mounted elsewhere, as in a container, is looked for at
+/// the root as well.
 fn least_limit(groups: &str, mounted: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -69,7 +76,7 @@ pub fn processor_name() -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Laid out as cgroups(7) describes both versions.
+    /// Laid out as the kernel's documentation describes both versions; 2^63 - 4096 is what version 1 says of no limit.
     #[test]
     fn the_least_limit_of_the_groups_around_a_process_counts() {
         let mounted = tempfile::tempdir().expect("a folder");
@@ -80,10 +87,13 @@ mod tests {
         };
         write("job/memory.max", "4096");
         write("job/step/memory.max", "max");
+        write("job/large/memory.max", "8192");
         write("memory/job/memory.limit_in_bytes", "2048");
         write("memory/memory.limit_in_bytes", "9223372036854771712");
         let least = |groups| least_limit(groups, mounted.path());
         assert_eq!(least("0::/job/step\n"), Some(4096));
+        assert_eq!(least("0::/job/large\n"), Some(4096));
+        assert_eq!(least("0::/job\n4:memory:/job\n"), Some(2048));
         assert_eq!(least("4:memory:/job\n1:cpu:/\n0::/\n"), Some(2048));
         assert_eq!(
             least("4:cpu,memory:/elsewhere\n"),

@@ -359,6 +359,10 @@ impl Cell {
             // Recomputed or kept, a loss is the same; time and memory are not.
             settings
                 .retain(|key, _| of_size(key) && (other.settings.uses(key) || key == "recompute"));
+            // Whatever dropout draws, two methods draw it apart.
+            if self.settings.loss_weight == LossWeight::Targets {
+                settings.remove("micro_batch_size");
+            }
         }
         if let Some(shared) = shared.as_object_mut() {
             shared.remove("network");
@@ -368,7 +372,7 @@ impl Cell {
     }
 
     /// What all seeds of a method have in common, so that a mean over them is one of equals. How often a run is looked at
-    /// trains nothing, and how an update is divided only rounds.
+    /// trains nothing, and how an update is divided only rounds, but for dropout.
     #[must_use]
     pub fn shared_by_method(&self) -> serde_json::Value {
         let mut shared = self.determines();

@@ -5,7 +5,7 @@ use results::render::megabytes;
 
 use crate::machine;
 use crate::matrix::Cell;
-use crate::plan::{self, Plan};
+use crate::plan;
 
 /// Share of the memory there is that plans may fill: the rest is the system's, the text's and the allocator's.
 const SHARE: f64 = 0.8;
@@ -40,11 +40,21 @@ impl Room {
     }
 }
 
-/// Gives all cells of each size that leaves its micro-batch open the same one: that of the suite's earlier plan, or the
-/// largest divisor of the global batch with which each of its methods finds room. Returns a line for a size of which not
-/// even a single sequence does.
-pub fn choose(matrix: &mut [Cell], earlier: Option<&Plan>, room: &Room) -> Vec<String> {
+/// Gives each cell that leaves its micro-batch open the one that it has in the suite's earlier plan. All others of a size
+/// get the same: that of the earlier plan's first cell of the size, or the largest divisor of the global batch with which
+/// each of the size's methods finds room. Returns a line for a size of which not even a single sequence does.
+pub fn choose(matrix: &mut [Cell], earlier: &[Cell], room: &Room) -> Vec<String> {
     let mut notes = Vec::new();
+    for cell in matrix.iter_mut().filter(|cell| is_open(cell)) {
+        let own = earlier
+            .iter()
+            .find(|other| other.directory() == cell.directory());
+        if let Some(rows) = own.map(|own| own.settings.micro_batch_size)
+            && cell.settings.global_batch_size.is_multiple_of(rows)
+        {
+            cell.settings.micro_batch_size = rows;
+        }
+    }
     while let Some(open) = matrix.iter().find(|cell| is_open(cell)) {
         let size = open.size.clone();
         let of_size = |cell: &Cell| cell.size == size && is_open(cell);
@@ -52,14 +62,9 @@ pub fn choose(matrix: &mut [Cell], earlier: Option<&Plan>, room: &Room) -> Vec<S
             let mut cells = matrix.iter().filter(|cell| of_size(cell));
             cells.all(|cell| cell.settings.global_batch_size.is_multiple_of(rows))
         };
-        // Of the earlier plan's cells of this size the very same one, if it is there, before the others.
-        let same = |cell: &&Cell| cell.directory() == open.directory();
-        let known = earlier.and_then(|plan| {
-            let mut of_size = plan.cells.iter().filter(|cell| cell.size == size);
-            let first = of_size.clone().next();
-            of_size.find(same).or(first)
-        });
-        let known = known
+        let known = earlier
+            .iter()
+            .find(|cell| cell.size == size)
             .map(|cell| cell.settings.micro_batch_size)
             .filter(|rows| *rows > 0 && divides(*rows));
         let planned = |rows: u64| {
@@ -135,7 +140,7 @@ mod tests {
     #[test]
     fn it_is_the_largest_divisor_that_finds_room_for_every_method() {
         let mut matrix = open();
-        assert_eq!(choose(&mut matrix, None, &room(None)), [""; 0]);
+        assert_eq!(choose(&mut matrix, &[], &room(None)), [""; 0]);
         // by hand: of a batch of 480, 600, 1152 the largest divisors of at most 16 sequences of 256 tokens, or 8 of 512
         for (size, batch, rows) in [
             ("60m", 480, 16),
@@ -157,11 +162,27 @@ mod tests {
         let mut tight = open();
         tight.retain(|cell| cell.size == "60m");
         assert_eq!(
-            choose(&mut tight, None, &room(Some(needed(16) - 1))),
+            choose(&mut tight, &[], &room(Some(needed(16) - 1))),
             [""; 0]
         );
         // of 480, the largest divisor below 16
         assert_eq!(chosen(&tight, "60m"), [15]);
+    }
+
+    #[test]
+    fn what_a_suite_has_planned_stays_for_each_of_its_cells_and_others_follow_the_first() {
+        let mut earlier = open();
+        earlier.retain(|cell| cell.size == "60m" && cell.method != "lora");
+        for cell in &mut earlier {
+            cell.settings.micro_batch_size = if cell.method == "relora" { 5 } else { 12 };
+        }
+        let mut matrix = open();
+        assert_eq!(choose(&mut matrix, &earlier, &room(None)), [""; 0]);
+        for cell in matrix.iter().filter(|cell| cell.size == "60m") {
+            let rows = if cell.method == "relora" { 5 } else { 12 };
+            assert_eq!(cell.settings.micro_batch_size, rows, "{}", cell.method);
+        }
+        assert_eq!(chosen(&matrix, "130m"), [15]);
     }
 
     #[test]
@@ -172,7 +193,7 @@ mod tests {
             sizes.dedup();
             sizes.len()
         };
-        let notes = choose(&mut matrix, None, &room(Some(1)));
+        let notes = choose(&mut matrix, &[], &room(Some(1)));
         assert_eq!(notes.len(), sizes);
         assert!(notes[0].contains("single sequence"), "{}", notes[0]);
         assert!(

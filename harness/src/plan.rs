@@ -110,8 +110,9 @@ impl Calibration {
     fn seconds_with(&self, cell: &Cell, evaluations: u64) -> f64 {
         let evaluated = evaluations as f64 * self.validation_tokens as f64;
         let length = cell.settings.sequence_length as usize;
-        let of_a_token =
-            |recompute| cost::flops_computed_per_token(&cell.network(), length, recompute);
+        let of_a_token = |recompute| {
+            cost::full_rank_flops_computed_per_token(&cell.network(), length, recompute)
+        };
         let flops = cell.planned_tokens() as f64 * of_a_token(cell.settings.recompute)
             + evaluated / 3.0 * of_a_token(false);
         self.start_seconds + flops / self.flops_per_second * (1.0 + WRITING)

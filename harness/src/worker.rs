@@ -200,14 +200,16 @@ fn unknown(error: UnknownName) -> UserError {
     UserError::new(error.to_string())
 }
 
-/// Starts the threads that compute, once in a process.
+/// Starts the threads that compute, once in a process. The calling thread is one of them: what it shares out it begins
+/// itself, instead of waking others and waiting for them.
 ///
 /// # Errors
 /// More than the system has.
 pub fn start_threads(threads: u64) -> Result<()> {
     let threads = usize::try_from(threads).context("too many threads")?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build_global()
+    pool.use_current_thread()
+        .build_global()
         .context("cannot start compute threads")?;
     models::ops::cpu::product::prepare_threads();
     Ok(())

@@ -9,7 +9,8 @@ use crate::ops::cpu::cross_entropy::{BLOCK_ROWS, SUMS};
 ///
 /// A matrix of P elements costs 2P forward, 2P for its input's gradient and 2P for its own, which a frozen matrix
 /// does without. Attention costs `2·length·D` a layer forward, since a token sees half of its row on average, and
-/// twice that backward. Recomputed scores, norms, activations and the optimizer are not counted.
+/// twice that backward. Recomputed scores, norms, activations and the optimizer are not counted. Low-rank terms are
+/// counted as if they passed the rank, whichever way a device takes.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 pub fn flops_per_token(network: &Network, low_rank: Option<&LowRank>, length: usize) -> f64 {
@@ -30,11 +31,15 @@ pub fn flops_per_token(network: &Network, low_rank: Option<&LowRank>, length: us
     linears + 6.0 * head + attention
 }
 
-/// Those at full rank, with what is computed a second time where blocks are recomputed: their forward pass, a third of what
-/// they cost. What training needs does not change with it ([`flops_per_token`]), its time does.
+/// [`flops_per_token`] at full rank, with what is computed a second time where blocks are recomputed: their forward pass, a
+/// third of what they cost. What training needs does not change with it, its time does.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-pub fn flops_computed_per_token(network: &Network, length: usize, recompute: bool) -> f64 {
+pub fn full_rank_flops_computed_per_token(
+    network: &Network,
+    length: usize,
+    recompute: bool,
+) -> f64 {
     let needed = flops_per_token(network, None, length);
     let head = 6.0 * (network.vocabulary * network.hidden) as f64;
     let again = if recompute { needed - head } else { 0.0 };
@@ -201,7 +206,7 @@ mod tests {
     fn recomputed_blocks_cost_their_forward_pass_again() {
         let network = Network::named("60m", 32_100).unwrap();
         let needed = flops_per_token(&network, None, 256);
-        let computed = |recompute| flops_computed_per_token(&network, 256, recompute);
+        let computed = |recompute| full_rank_flops_computed_per_token(&network, 256, recompute);
         assert_eq!(computed(false), needed);
         // 2 operations a weight of the linear layers, and 2·256·512 a layer of attention
         let forward = 2.0 * 25_296_896.0 + 2.0 * 256.0 * 512.0 * 8.0;

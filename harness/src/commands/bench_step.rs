@@ -127,12 +127,12 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Refuses what this machine cannot hold: its allocation would end the process without a word.
+/// Refuses what this process may not take: its allocation would end the process without a word.
 fn check_memory(planned: &cost::Bytes, rows: usize, length: usize) -> Result<(), UserError> {
     let needed = planned.total();
     match machine::memory().filter(|there| *there < needed) {
         Some(there) => Err(UserError::new(format!(
-            "--batch {rows} --seq {length}: {} are planned for it, and this machine has {}",
+            "--batch {rows} --seq {length}: {} are planned for it, and this process may take {}",
             megabytes(needed),
             megabytes(there)
         ))),

@@ -77,7 +77,7 @@ fn processor() -> Check {
 
 fn memory() -> Check {
     let gibibytes = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    let found = match (machine::memory(), machine::free_memory()) {
+    let mut found = match (machine::machine_memory(), machine::free_memory()) {
         (Some(total), Some(free)) => format!(
             "{:.1} GiB, {:.1} GiB of it free",
             gibibytes(total),
@@ -85,6 +85,10 @@ fn memory() -> Check {
         ),
         _ => "not known on this system".to_owned(),
     };
+    if let Some(limit) = machine::memory().filter(|limit| Some(*limit) < machine::machine_memory())
+    {
+        found += &format!("; this process may take {:.1} GiB", gibibytes(limit));
+    }
     Check {
         name: "memory",
         usable: true,

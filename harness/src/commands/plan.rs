@@ -213,7 +213,7 @@ fn batches(cells: &[Cell]) -> String {
     for cell in cells {
         let settings = &cell.settings;
         let line = format!(
-            "{} {} of {}, {} at a time",
+            "{} {} of {}, {} in a micro-batch",
             cell.size,
             number_of(settings.global_batch_size, "sequence"),
             number_of(settings.sequence_length, "token"),

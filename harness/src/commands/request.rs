@@ -180,7 +180,8 @@ impl Request {
         // As many workers as the whole matrix may have: a later command takes over what the first has chosen.
         let (most_jobs, _) = self.jobs(device, matrix.len() as u64);
         let room = Room::of(device, precision, most_jobs);
-        notes.extend(micro_batch::choose(&mut matrix, earlier.as_ref(), &room));
+        let planned = earlier.as_ref().map_or(&[][..], |plan| &plan.cells);
+        notes.extend(micro_batch::choose(&mut matrix, planned, &room));
         let place = Place {
             jobs,
             threads,

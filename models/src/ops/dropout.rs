@@ -44,10 +44,16 @@ impl Mask {
         self.factor
     }
 
+    /// Number of elements.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
     /// What each element is multiplied by, in the precision and on the device of another tensor.
-    pub fn factors<B: Backend>(&self, like: &Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn multipliers<B: Backend>(&self, like: &Tensor<B, 2>) -> Tensor<B, 2> {
         let kept = |index: usize| self.bits[index / 8] >> (index % 8) & 1 == 1;
-        let values: Vec<f32> = (0..self.shape[0] * self.shape[1])
+        let values: Vec<f32> = (0..self.elements())
             .map(|index| if kept(index) { self.factor } else { 0.0 })
             .collect();
         Tensor::from_data(

@@ -55,7 +55,7 @@ fn times<B: Backend>(x: &Tensor<B, 2>, mask: &Option<Tensor<B, 2>>) -> Tensor<B,
 /// The outputs side by side `[n, Σ o]`, composed.
 pub fn definition<B: Backend>(x: Tensor<B, 2>, layers: &[Layer<B>], scale: f32) -> Tensor<B, 2> {
     let output = |layer: &Layer<B>| {
-        let dropped = times(&x, &layer.mask.as_ref().map(|mask| mask.factors(&x)));
+        let dropped = times(&x, &layer.mask.as_ref().map(|mask| mask.multipliers(&x)));
         let projected = dropped.matmul(layer.a.clone().transpose());
         let low_rank = projected.matmul(layer.b.clone().transpose()) * scale;
         match &layer.weight {
@@ -79,16 +79,14 @@ pub fn backward<B: Backend>(
     for (layer, wanted_factors) in layers.iter().zip(wanted[1..].chunks(2)) {
         let gradient = gradient.clone().narrow(1, start, layer.outputs());
         start += layer.outputs();
-        let mask = layer.mask.as_ref().map(|mask| mask.factors(&gradient));
-        let dropped = x.as_ref().map(|x| times(x, &mask));
+        let mask = layer.mask.as_ref().map(|mask| mask.multipliers(&gradient));
+        let dropped = |wanted: bool| {
+            let x = x.as_ref().filter(|_| wanted);
+            x.map(|x| times(x, &mask))
+        };
         let through_b = gradient.clone().matmul(layer.b.clone()) * scale;
-        d_factors.push(
-            dropped
-                .clone()
-                .filter(|_| wanted_factors[0])
-                .map(|x| through_b.clone().transpose().matmul(x)),
-        );
-        d_factors.push(dropped.filter(|_| wanted_factors[1]).map(|x| {
+        d_factors.push(dropped(wanted_factors[0]).map(|x| through_b.clone().transpose().matmul(x)));
+        d_factors.push(dropped(wanted_factors[1]).map(|x| {
             let projected = x.matmul(layer.a.clone().transpose());
             gradient.clone().transpose().matmul(projected) * scale
         }));

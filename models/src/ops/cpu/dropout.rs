@@ -62,7 +62,7 @@ pub fn masked(x: &[f32], mask: &Mask) -> Vec<f32> {
 ///
 /// Where the mask is of another number of elements.
 pub fn apply(x: &mut [f32], mask: &Mask) {
-    assert_eq!(x.len().div_ceil(8), mask.bits().len(), "bytes of a mask");
+    assert_eq!(x.len(), mask.elements(), "elements of a mask");
     let factor = mask.factor();
     let block = |(x, bits): (&mut [f32], &[u8])| {
         vectorised(

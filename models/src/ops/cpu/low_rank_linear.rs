@@ -3,8 +3,9 @@
 //! Nothing obliges `s·(x·Aᵀ)·Bᵀ` to pass through the rank. Of n rows, `s·B·A` costs as much to form as the detour of
 //! `o·i / (o + i)` of them, less than a batch has, and added to W it is in the product that is due anyway. The gradients
 //! of the factors follow from that of `B·A` as well: `dA = s·Bᵀ·dM`, `dB = s·dM·Aᵀ` with `dM = gᵀ·drop(x)`, which costs
-//! less where the rank is more than about a quarter of the width. Each layer takes the way that has fewer operations: its
-//! shape, the rows, whether it has a mask and which gradients are wanted decide, and no value does.
+//! less where the rank is more than about a quarter of the width (a third, where `g·B` is computed for x anyway). Each layer
+//! takes the way that has fewer operations, for x first and then for its factors: its shape, the rows, whether it has a mask
+//! and which gradients are wanted decide, and no value does.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -75,7 +76,7 @@ impl<'a> Layer<'a> {
         self.rank * matrix + applied < rows * self.rank * detour
     }
 
-    /// Whether the gradient of `B·A` is, for those of A and of B that are wanted; `has_through_b`: `s·g·B` is computed
+    /// Whether the gradient of `B·A` is formed for those of A and of B that are wanted; `has_through_b`: `s·g·B` is computed
     /// whatever this says.
     fn is_gradient_formed(&self, rows: usize, wanted: [bool; 2], has_through_b: bool) -> bool {
         let (inputs, outputs) = (self.inputs, self.outputs);
@@ -157,9 +158,10 @@ impl<'a> Layer<'a> {
     ) -> [Option<Vec<f32>>; 2] {
         let dropped = self.dropped(x);
         let x = Matrix::new(&dropped, gradient.rows(), self.inputs);
-        let d_a = through_b
-            .filter(|_| wanted[0])
-            .map(|through_b| product(1.0, through_b.transposed(), x, Threads::Pool));
+        let d_a = wanted[0].then(|| {
+            let through_b = through_b.expect("computed where dA is wanted").transposed();
+            product(1.0, through_b, x, Threads::Pool)
+        });
         let d_b = wanted[1].then(|| {
             let projected = product(1.0, x, self.a().transposed(), Threads::Pool);
             let projected = Matrix::new(&projected, gradient.rows(), self.rank);

@@ -42,8 +42,14 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     ///
-    /// Where the slice is too short for the shape.
+    /// Where the slice is too short for the shape, or where rows overlap.
     pub fn strided(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+        // A single row has no stride of its own.
+        let row_stride = if rows > 1 { row_stride } else { columns };
+        assert!(
+            row_stride >= columns,
+            "rows of {columns} at stride {row_stride}"
+        );
         assert!(
             rows == 0
                 || columns == 0
@@ -126,7 +132,10 @@ pub fn product(factor: f32, lhs: Matrix<'_>, rhs: Matrix<'_>, threads: Threads) 
 /// Where the products have not all the same number of rows.
 pub fn products(factor: f32, pairs: &[(Matrix<'_>, Matrix<'_>)], threads: Threads) -> Vec<f32> {
     let rows = pairs.first().map_or(0, |(lhs, _)| lhs.rows);
-    let columns: usize = pairs.iter().map(|(_, rhs)| rhs.columns).sum();
+    let columns = pairs
+        .iter()
+        .try_fold(0_usize, |sum, (_, rhs)| sum.checked_add(rhs.columns))
+        .expect("a row of products fits memory");
     assert!(
         pairs.iter().all(|(lhs, _)| lhs.rows == rows),
         "products side by side have the same rows"
@@ -141,7 +150,7 @@ pub fn products(factor: f32, pairs: &[(Matrix<'_>, Matrix<'_>)], threads: Thread
             reason = "fresh memory is written once, by the products themselves"
         )]
         // SAFETY: the capacity holds `rows` rows of `columns` elements; this product's columns of each are
-        // `start..start + rhs.columns` of them, and it does not read its destination.
+        // `start..start + rhs.columns` of them, and it reads no element before it has written it.
         unsafe {
             multiply(first, columns, false, factor, *lhs, *rhs, threads);
         }
@@ -310,18 +319,25 @@ unsafe fn multiply_few(
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
 ) {
-    // SAFETY: as for this function.
-    let write = |l: usize, r: usize, element: f32| unsafe {
-        let place = output.add(l * row + r);
-        *place = if add { *place + element } else { element };
+    let element = |l: usize, r: usize, sum: f32| {
+        // SAFETY: as for this function.
+        let place = unsafe { output.add(l * row + r) };
+        // SAFETY: likewise.
+        unsafe {
+            *place = if add {
+                *place + factor * sum
+            } else {
+                factor * sum
+            }
+        }
     };
     if lhs.rows == 1 && rhs.column_stride == 1 {
         let sums = combination(lhs, rhs);
-        return (0..rhs.columns).for_each(|r| write(0, r, factor * sums[r]));
+        return (0..rhs.columns).for_each(|r| element(0, r, sums[r]));
     }
     if rhs.columns == 1 && lhs.row_stride == 1 {
         let sums = combination(rhs.transposed(), lhs.transposed());
-        return (0..lhs.rows).for_each(|l| write(l, 0, factor * sums[l]));
+        return (0..lhs.rows).for_each(|l| element(l, 0, sums[l]));
     }
     let rhs = rhs.transposed();
     vectorised(
@@ -329,11 +345,7 @@ unsafe fn multiply_few(
         || {
             for l in 0..lhs.rows {
                 for r in 0..rhs.rows {
-                    write(
-                        l,
-                        r,
-                        factor * sum_of_products(lhs.row(l), rhs.row(r), lhs.columns),
-                    );
+                    element(l, r, sum_of_products(lhs.row(l), rhs.row(r), lhs.columns));
                 }
             }
         },
