@@ -166,16 +166,16 @@ pub fn bytes(network: &Network, low_rank: Option<&LowRank>, step: &Step) -> Byte
 /// Bytes that a block keeps of each token for its backward pass.
 fn block_bytes(network: &Network, low_rank: Option<&LowRank>, value_bytes: u64) -> u64 {
     let (d, i) = (network.hidden as u64, network.intermediate as u64);
-    // The inputs of its two norms; query, key, value and what attention makes of them; gate and up. And what the linear
-    // layers read: query, key and value share it, as do gate and up, and attention keeps its output anyway.
-    let values = 8 * d + 3 * i;
+    // The inputs of its two norms; query, key, value and what attention makes of them; gate and up. What is normed or
+    // activated is computed again when gradients are due.
+    let values = 6 * d + 2 * i;
     let (scaled, masks) = match low_rank {
         None => (0, 0),
         Some(low_rank) => {
             let scaled = match low_rank.scaling {
                 Scaling::Fixed(_) => 0,
-                // The product before its scalar.
-                Scaling::TanhScalar => 5 * d + 2 * i,
+                // The product before its scalar, and what layers read that are computed apart.
+                Scaling::TanhScalar => 7 * d + 3 * i,
             };
             // A bit for each element that a layer reads.
             let masks = if low_rank.dropout > 0.0 {

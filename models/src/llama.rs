@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::draws::{Draw, DrawRole, Seeded};
 use crate::low_rank::{Linear, together};
+use crate::ops::Input;
 use crate::ops::dropout::Mask;
 use crate::{Batch, IGNORE, ops};
 
@@ -96,15 +97,21 @@ impl<B: ops::Backend> Block<Tensor<B, 2>> {
     ) -> Tensor<B, 2> {
         let [n, d] = hidden_nd.dims();
 
-        let normed_nd = ops::rms_norm(hidden_nd.clone(), self.attention_norm.clone());
-        let query_key_value = together([&self.query, &self.key, &self.value], normed_nd, pass);
+        let normed = Input::Normed {
+            x: hidden_nd.clone(),
+            weight: self.attention_norm.clone(),
+        };
+        let query_key_value = together([&self.query, &self.key, &self.value], normed, pass);
         let query_key_value = query_key_value.reshape([batch.rows, batch.length, 3 * d]);
         let mixed_nd = ops::attention(query_key_value, pass.heads).reshape([n, d]);
         let hidden_nd = ops::residual(hidden_nd, self.output.forward(mixed_nd, pass));
 
-        let normed_nd = ops::rms_norm(hidden_nd.clone(), self.mlp_norm.clone());
-        let gate_up = together([&self.gate, &self.up], normed_nd, pass);
-        let activated = ops::swiglu(gate_up);
+        let normed = Input::Normed {
+            x: hidden_nd.clone(),
+            weight: self.mlp_norm.clone(),
+        };
+        let gate_up = together([&self.gate, &self.up], normed, pass);
+        let activated = Input::Activated { gate_up };
         ops::residual(hidden_nd, self.down.forward(activated, pass))
     }
 }

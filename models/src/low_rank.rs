@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use crate::draws::{Draw, DrawRole, Draws};
 use crate::llama::Pass;
 use crate::network::{Network, NetworkError};
-use crate::ops::{self, low_rank_linear};
+use crate::ops::{self, Input, low_rank_linear};
 use crate::parameter::{Parameter, Placement, Role};
 
 /// How linear layers are replaced by low-rank ones.
@@ -142,7 +142,7 @@ impl<P> Linear<P> {
 impl<B: ops::Backend> Linear<Tensor<B, 2>> {
     /// `y = xWᵀ + s·(drop(x)·Aᵀ)Bᵀ` of x `[n, in]`, with `s = tanh(scalar)` where the scalar is trained, and `drop`
     /// the identity except in training with dropout.
-    pub(crate) fn forward(&self, x: Tensor<B, 2>, pass: &Pass<'_>) -> Tensor<B, 2> {
+    pub(crate) fn forward(&self, x: impl Into<Input<B>>, pass: &Pass<'_>) -> Tensor<B, 2> {
         together([self], x, pass)
     }
 }
@@ -150,9 +150,11 @@ impl<B: ops::Backend> Linear<Tensor<B, 2>> {
 /// [`Linear::forward`] of layers that read the same input, side by side `[n, Σ out]`.
 pub(crate) fn together<B: ops::Backend, const LAYERS: usize>(
     layers: [&Linear<Tensor<B, 2>>; LAYERS],
-    x: Tensor<B, 2>,
+    x: impl Into<Input<B>>,
     pass: &Pass<'_>,
 ) -> Tensor<B, 2> {
+    let x = x.into();
+    let shape = x.dims();
     if layers.iter().all(|layer| layer.factors.is_none()) {
         let weight = |layer: &Linear<Tensor<B, 2>>| {
             let weight = layer.weight.clone();
@@ -172,15 +174,18 @@ pub(crate) fn together<B: ops::Backend, const LAYERS: usize>(
             weight: linear.weight.clone(),
             a: factors.a.clone(),
             b: factors.b.clone(),
-            mask: pass.mask(&linear.module, x.dims()),
+            mask: pass.mask(&linear.module, shape),
         };
     let scaled = factors.iter().any(|(_, factors)| factors.scalar.is_some());
     if !scaled {
         let layers = factors
             .iter()
             .map(|(linear, factors)| layer(linear, factors));
-        return ops::low_rank_linear(x.clone(), layers.collect(), pass.scale);
+        let layers = layers.collect();
+        return ops::low_rank_linear(x, layers, pass.scale);
     }
+    // Layers apart need it one by one.
+    let x = x.value();
     let outputs = factors.iter().map(|(linear, factors)| {
         let mut low_rank = layer(linear, factors);
         let weight = low_rank.weight.take();

@@ -7,7 +7,8 @@
 //! sees the graph and a gradient that nobody asked for is never computed.
 //!
 //! Layers that read the same input (query, key and value; gate and up) are one operation, whose result holds theirs side
-//! by side: they share the input's gradient, what is kept of it, and the pass over it.
+//! by side: they share the input's gradient, what is kept of it, and the pass over it. Where their input is a norm or an
+//! activation, they are told what that is computed from ([`Input`]), and keep that.
 //!
 //! Shapes, here and in the files below: `n` rows (tokens), `i` inputs, `o` outputs, `r` rank, `d` hidden width,
 //! `v` vocabulary, `b` batch, `t` length.
@@ -19,6 +20,7 @@ pub mod cpu;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
+mod input;
 pub mod linear;
 pub mod low_rank_linear;
 pub mod residual;
@@ -27,6 +29,7 @@ pub mod sum_of_squares;
 pub mod swiglu;
 
 pub use adamw::AdamStep;
+pub use input::Input;
 
 use burn::backend::Cuda;
 use burn::tensor::{Int, Tensor, bf16};
@@ -38,8 +41,8 @@ use burn::tensor::{Int, Tensor, bf16};
 /// returned as `None`.
 pub trait Backend: burn::tensor::backend::Backend {
     /// `x·Wᵀ` of each weight, side by side `[n, Σ o]`, for x `[n, i]` and weights `[o, i]`.
-    fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
-        linear::definition(x, weights)
+    fn linear(x: Input<Self>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        linear::definition(x.value(), weights)
     }
 
     /// Gradients of [`Backend::linear`] for x and each weight.
@@ -53,11 +56,11 @@ pub trait Backend: burn::tensor::backend::Backend {
 
     /// `x·Wᵀ + s·(drop(x)·Aᵀ)·Bᵀ` of each layer, side by side `[n, Σ o]`.
     fn low_rank_linear(
-        x: Tensor<Self, 2>,
+        x: Input<Self>,
         layers: Vec<low_rank_linear::Layer<Self>>,
         scale: f32,
     ) -> Tensor<Self, 2> {
-        low_rank_linear::definition(x, &layers, scale)
+        low_rank_linear::definition(x.value(), &layers, scale)
     }
 
     /// Gradients of [`Backend::low_rank_linear`] for x, then A and B of each layer; W is frozen there.
@@ -170,9 +173,10 @@ impl Backend for Cuda<bf16> {}
 
 /// `x·Wᵀ` of one to three layers that read the same input: x `[n, i]`, weights `[o, i]`, result `[n, Σ o]`.
 ///
-/// A weight that does not require a gradient costs none, and no activation is kept for it.
-pub fn linear<B: Backend>(x: Tensor<B, 2>, weights: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
-    <B as Backend>::linear(x, weights)
+/// A weight that does not require a gradient costs none, and no activation is kept for it. Of an input that is told by what
+/// it is computed from, that is kept ([`Input`]).
+pub fn linear<B: Backend>(x: impl Into<Input<B>>, weights: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
+    <B as Backend>::linear(x.into(), weights)
 }
 
 /// `x·Wᵀ + s·(drop(x)·Aᵀ)·Bᵀ` (ReLoRA, equation 1) of one to three layers that read the same input: x `[n, i]`, result
@@ -181,11 +185,11 @@ pub fn linear<B: Backend>(x: Tensor<B, 2>, weights: Vec<Tensor<B, 2>>) -> Tensor
 /// A layer without a weight is its low-rank term alone. A weight counts as frozen, whether or not it is in a graph: it gets
 /// no gradient, and no activation is kept for one.
 pub fn low_rank_linear<B: Backend>(
-    x: Tensor<B, 2>,
+    x: impl Into<Input<B>>,
     layers: Vec<low_rank_linear::Layer<B>>,
     scale: f32,
 ) -> Tensor<B, 2> {
-    B::low_rank_linear(x, layers, scale)
+    B::low_rank_linear(x.into(), layers, scale)
 }
 
 /// Causal multi-head attention with rotary positions inside: query, key and value side by side `[b, t, 3d]`, result

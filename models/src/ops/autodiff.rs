@@ -15,7 +15,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
-use super::{Backend, attention, linear, low_rank_linear};
+use super::{Backend, Input, attention, linear, low_rank_linear};
 
 /// What a node keeps from the forward pass, and how gradients come out of it.
 trait Saved<B: Backend, const N: usize>: Clone + Debug + Send + 'static {
@@ -93,53 +93,158 @@ fn plain<B: Backend, C: CheckpointStrategy, const D: usize>(
     wrap(tensor.primitive.clone())
 }
 
-/// What an operation on several layers that read the same input keeps. Its parents are the input and what each layer
-/// trains, in order.
+/// What an operation on several layers keeps of the layers.
 trait SavedOfLayers<B: Backend>: Clone + Debug + Send + 'static {
-    /// As [`Saved::gradients`], for as many parents as the layers have.
-    fn gradients(self, gradient: Tensor<B, 2>, wanted: &[bool]) -> Vec<Option<Tensor<B, 2>>>;
+    /// Gradients for the input and for what each layer trains, in order, where `wanted`; `x` is there where a layer trains
+    /// something.
+    fn gradients(
+        self,
+        x: Option<Tensor<B, 2>>,
+        gradient: Tensor<B, 2>,
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<B, 2>>>;
 }
 
-impl<B: Backend> SavedOfLayers<B> for linear::Saved<B> {
-    fn gradients(self, gradient: Tensor<B, 2>, wanted: &[bool]) -> Vec<Option<Tensor<B, 2>>> {
-        B::linear_backward(self, gradient, wanted)
-    }
+#[derive(Clone, Debug)]
+struct Linear<B: Backend> {
+    weights: Vec<Tensor<B, 2>>,
 }
 
-impl<B: Backend> SavedOfLayers<B> for low_rank_linear::Saved<B> {
-    fn gradients(self, gradient: Tensor<B, 2>, wanted: &[bool]) -> Vec<Option<Tensor<B, 2>>> {
-        B::low_rank_linear_backward(self, gradient, wanted)
+impl<B: Backend> SavedOfLayers<B> for Linear<B> {
+    fn gradients(
+        self,
+        x: Option<Tensor<B, 2>>,
+        gradient: Tensor<B, 2>,
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<B, 2>>> {
+        let Linear { weights } = self;
+        B::linear_backward(linear::Saved { x, weights }, gradient, wanted)
     }
 }
 
 #[derive(Clone, Debug)]
-struct Layers<S>(S);
+struct LowRankLinear<B: Backend> {
+    layers: Vec<low_rank_linear::Layer<B>>,
+    scale: f32,
+}
 
-impl<B: Backend, S: SavedOfLayers<B>, const N: usize> Saved<B, N> for Layers<S> {
-    fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; N]) -> [Option<FloatTensor<B>>; N] {
-        let mut gradients = self.0.gradients(wrap(gradient), &wanted).into_iter();
-        wanted.map(|_| gradients.next().flatten().map(unwrap))
+impl<B: Backend> SavedOfLayers<B> for LowRankLinear<B> {
+    fn gradients(
+        self,
+        x: Option<Tensor<B, 2>>,
+        gradient: Tensor<B, 2>,
+        wanted: &[bool],
+    ) -> Vec<Option<Tensor<B, 2>>> {
+        let LowRankLinear { layers, scale } = self;
+        B::low_rank_linear_backward(
+            low_rank_linear::Saved { x, layers, scale },
+            gradient,
+            wanted,
+        )
     }
 }
 
-/// [`node`] for one to three layers: the number of parents of a node is a part of its type.
+/// Layers and what they read. The node's parents are what the input is computed from and what each layer trains, in order.
+#[derive(Clone, Debug)]
+struct Layers<B: Backend, S> {
+    /// None where the input is a tensor that no gradient needs.
+    input: Option<Input<B>>,
+    /// Whether a layer needs the input for a gradient.
+    trains: bool,
+    layers: S,
+}
+
+impl<B: Backend, S: SavedOfLayers<B>, const N: usize> Saved<B, N> for Layers<B, S> {
+    fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; N]) -> [Option<FloatTensor<B>>; N] {
+        let of_input = match self.input {
+            Some(Input::Normed { .. }) => 2,
+            _ => 1,
+        };
+        let (wanted_input, wanted_layers) = wanted.split_at(of_input);
+        let wanted_of_layers = [&[wanted_input.contains(&true)], wanted_layers].concat();
+        let x = self
+            .input
+            .as_ref()
+            .filter(|_| self.trains)
+            .map(Input::value);
+        let gradients = self.layers.gradients(x, wrap(gradient), &wanted_of_layers);
+        let mut gradients = gradients.into_iter();
+        let d_x = gradients.next().flatten();
+        let d_input = match (self.input, d_x) {
+            (Some(Input::Normed { x, weight }), Some(d_x)) => {
+                let wanted = [wanted_input[0], wanted_input[1]];
+                B::rms_norm_backward(x, weight, d_x, wanted).to_vec()
+            }
+            (Some(Input::Normed { .. }), None) => vec![None, None],
+            (Some(Input::Activated { gate_up }), Some(d_x)) => {
+                vec![Some(B::swiglu_backward(gate_up, d_x))]
+            }
+            (_, d_x) => vec![d_x],
+        };
+        let mut all = d_input.into_iter().chain(gradients);
+        wanted.map(|_| all.next().flatten().map(unwrap))
+    }
+}
+
+/// What the input of layers is computed from: as parents of a node, and outside of any graph.
+fn parents_of<B: Backend, C: CheckpointStrategy>(
+    input: Input<Autodiff<B, C>>,
+) -> (Vec<FloatTensor<Autodiff<B, C>>>, Input<B>) {
+    match input {
+        Input::Tensor(x) => {
+            let x = unwrap(x);
+            let plain = Input::Tensor(plain::<B, C, 2>(&x));
+            (vec![x], plain)
+        }
+        Input::Normed { x, weight } => {
+            let (x, weight) = (unwrap(x), unwrap(weight));
+            let plain = Input::Normed {
+                x: plain::<B, C, 2>(&x),
+                weight: plain::<B, C, 2>(&weight),
+            };
+            (vec![x, weight], plain)
+        }
+        Input::Activated { gate_up } => {
+            let gate_up = unwrap(gate_up);
+            let plain = Input::Activated {
+                gate_up: plain::<B, C, 2>(&gate_up),
+            };
+            (vec![gate_up], plain)
+        }
+    }
+}
+
+/// [`node`] for one to three layers on an input: the number of parents of a node is a part of its type. What the layers train
+/// is `trained`.
 fn node_of_layers<B, C, S>(
-    parents: &[&FloatTensor<Autodiff<B, C>>],
+    (mut parents, input): (Vec<FloatTensor<Autodiff<B, C>>>, Input<B>),
+    trained: Vec<FloatTensor<Autodiff<B, C>>>,
     output: Tensor<B, 2>,
-    saved: S,
+    layers: S,
 ) -> Tensor<Autodiff<B, C>, 2>
 where
     B: Backend,
     C: CheckpointStrategy,
     S: SavedOfLayers<B>,
 {
-    let (output, saved) = (unwrap(output), || Layers(saved));
+    let trains = trained.iter().any(|tensor| tensor.is_tracked());
+    let is_kept = trains || !matches!(input, Input::Tensor(_));
+    let saved = Layers {
+        input: is_kept.then_some(input),
+        trains,
+        layers,
+    };
+    parents.extend(trained);
+    let parents: Vec<_> = parents.iter().collect();
+    let (output, saved) = (unwrap(output), || saved);
     match *parents {
         [a, b] => node([a, b], output, saved),
         [a, b, c] => node([a, b, c], output, saved),
         [a, b, c, d] => node([a, b, c, d], output, saved),
         [a, b, c, d, e] => node([a, b, c, d, e], output, saved),
+        [a, b, c, d, e, f] => node([a, b, c, d, e, f], output, saved),
         [a, b, c, d, e, f, g] => node([a, b, c, d, e, f, g], output, saved),
+        [a, b, c, d, e, f, g, h] => node([a, b, c, d, e, f, g, h], output, saved),
         _ => panic!("one to three layers read the same input"),
     }
 }
@@ -229,28 +334,21 @@ impl<B: Backend> Saved<B, 1> for Embedding<B> {
 }
 
 impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
-    fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
-        let x = unwrap(x);
-        let weights: Vec<_> = weights.into_iter().map(unwrap).collect();
-        let plain_x = plain::<B, C, 2>(&x);
-        let plain_weights: Vec<_> = weights.iter().map(plain::<B, C, 2>).collect();
-        let output = <B as Backend>::linear(plain_x.clone(), plain_weights.clone());
-        let trains = weights.iter().any(|weight| weight.is_tracked());
-        let saved = linear::Saved {
-            x: trains.then_some(plain_x),
-            weights: plain_weights,
-        };
-        let parents: Vec<_> = std::iter::once(&x).chain(&weights).collect();
-        node_of_layers(&parents, output, saved)
+    fn linear(x: Input<Self>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        let (parents, input) = parents_of(x);
+        let trained: Vec<_> = weights.into_iter().map(unwrap).collect();
+        let weights: Vec<_> = trained.iter().map(plain::<B, C, 2>).collect();
+        let output = <B as Backend>::linear(input.clone(), weights.clone());
+        node_of_layers((parents, input), trained, output, Linear { weights })
     }
 
     fn low_rank_linear(
-        x: Tensor<Self, 2>,
+        x: Input<Self>,
         layers: Vec<low_rank_linear::Layer<Self>>,
         scale: f32,
     ) -> Tensor<Self, 2> {
-        let x = unwrap(x);
-        let mut factors = Vec::with_capacity(2 * layers.len());
+        let (parents, input) = parents_of(x);
+        let mut trained = Vec::with_capacity(2 * layers.len());
         let mut plain_layers = Vec::with_capacity(layers.len());
         for layer in layers {
             let (a, b) = (unwrap(layer.a), unwrap(layer.b));
@@ -260,18 +358,16 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
                 b: plain::<B, C, 2>(&b),
                 mask: layer.mask,
             });
-            factors.extend([a, b]);
+            trained.extend([a, b]);
         }
-        let plain_x = plain::<B, C, 2>(&x);
-        let output = B::low_rank_linear(plain_x.clone(), plain_layers.clone(), scale);
-        let trains = factors.iter().any(|factor| factor.is_tracked());
-        let saved = low_rank_linear::Saved {
-            x: trains.then_some(plain_x),
-            layers: plain_layers,
-            scale,
-        };
-        let parents: Vec<_> = std::iter::once(&x).chain(&factors).collect();
-        node_of_layers(&parents, output, saved)
+        let layers = plain_layers;
+        let output = B::low_rank_linear(input.clone(), layers.clone(), scale);
+        node_of_layers(
+            (parents, input),
+            trained,
+            output,
+            LowRankLinear { layers, scale },
+        )
     }
 
     fn attention(

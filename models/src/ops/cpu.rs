@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use self::product::{Matrix, Threads, add_product, product, products};
 use super::attention::Rotary;
 use super::dropout::Mask;
-use super::{AdamStep, Backend};
+use super::{AdamStep, Backend, Input};
 
 /// The storage of a float tensor, contiguous.
 struct Values(FlexTensor);
@@ -108,7 +108,8 @@ fn are_f32<'a, const D: usize>(tensors: impl IntoIterator<Item = &'a Tensor<Flex
 }
 
 impl Backend for Flex {
-    fn linear(x: Tensor<Self, 2>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+    fn linear(x: Input<Self>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
+        let x = x.value();
         if !are_f32(weights.iter().chain([&x])) {
             return super::linear::definition(x, weights);
         }
@@ -159,10 +160,11 @@ impl Backend for Flex {
     }
 
     fn low_rank_linear(
-        x: Tensor<Self, 2>,
+        x: Input<Self>,
         layers: Vec<super::low_rank_linear::Layer<Self>>,
         scale: f32,
     ) -> Tensor<Self, 2> {
+        let x = x.value();
         if !are_f32(layers.iter().flat_map(|layer| layer.tensors()).chain([&x])) {
             return super::low_rank_linear::definition(x, &layers, scale);
         }
