@@ -49,7 +49,7 @@ pub enum Command {
     #[command(after_help = EXIT_CODES)]
     BenchAll(MatrixOptions),
     /// Show what would run: tokens, steps, parameters, FLOPs, memory, time
-    Plan(MatrixOptions),
+    Plan(PlanOptions),
     /// Train one cell by flags
     #[command(override_usage = TRAIN_USAGE, after_help = EXIT_CODES)]
     Train(TrainOptions),
@@ -61,6 +61,8 @@ pub enum Command {
     Spectra(SpectraOptions),
     /// Write a report of a suite as one Markdown file
     Report(ReportOptions),
+    /// Hold what is claimed of ReLoRA against a suite: reproduced, refuted, underpowered or not tested
+    Claims(ClaimsOptions),
     /// Say in which choices two published recipes differ, and where each is from
     Explain(ExplainOptions),
     /// Write a run's model as a folder that Hugging Face's transformers loads
@@ -148,6 +150,17 @@ pub struct TextOptions {
     pub tokenizer: Option<PathBuf>,
 }
 
+/// `relora plan`
+#[derive(Args, Clone, Debug)]
+pub struct PlanOptions {
+    #[command(flatten)]
+    pub matrix: MatrixOptions,
+    /// Say how many seeds it takes to tell each method from `full` by so many nats of validation loss, by how much the seeds
+    /// that the suite has done already scatter
+    #[arg(long, value_name = "NATS", value_parser = nats, allow_negative_numbers = true)]
+    pub resolve: Option<f64>,
+}
+
 /// `relora bench-all` and `relora plan`: a whole matrix.
 #[derive(Args, Clone, Debug)]
 pub struct MatrixOptions {
@@ -224,11 +237,24 @@ pub struct ReadOptions {
     pub suite: Option<PathBuf>,
 }
 
+/// `relora claims`
+#[derive(Args, Clone, Debug)]
+pub struct ClaimsOptions {
+    #[command(flatten)]
+    pub read: ReadOptions,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `relora status`
 #[derive(Args, Clone, Debug)]
 pub struct StatusOptions {
     #[command(flatten)]
     pub read: ReadOptions,
+    /// Look again every two seconds, until nothing is running
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
@@ -491,6 +517,13 @@ fn alpha(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|alpha: &f64| *alpha > 0.0 && alpha.is_finite())
         .ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn nats(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|nats: &f64| *nats > 0.0 && nats.is_finite())
+        .ok_or_else(|| "expected a number above 0, such as 0.01".to_owned())
 }
 
 fn length(text: &str) -> Result<usize, String> {

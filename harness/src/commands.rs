@@ -13,6 +13,7 @@ use crate::exit::{ReaderGone, UserError};
 
 pub mod bench_all;
 pub mod bench_step;
+pub mod claims;
 pub mod completions;
 pub mod doctor;
 pub mod eval;

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => commands::explain::run(options),
         Command::Spectra(options) => commands::spectra::run(options),
         Command::Report(options) => commands::report::run(options),
+        Command::Claims(options) => commands::claims::run(options),
         Command::Export(options) => commands::export::run(options),
         Command::Eval(options) => commands::eval::run(options),
         Command::BenchStep(options) => commands::bench_step::run(options),

@@ -51,6 +51,9 @@ pub struct Plan {
     /// What a budget in time was turned into steps with.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub calibration: Option<Calibration>,
+    /// Nats of validation loss within which two methods count as equal: of the last command that declares it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub margin: Option<f64>,
     /// The cells, in the order in which they run.
     pub cells: Vec<Cell>,
 }
@@ -273,6 +276,7 @@ impl Plan {
             (self.budget, self.scale) = (first.budget, first.scale);
         }
         self.calibration = first.calibration.or(self.calibration);
+        self.margin = self.margin.or(first.margin);
         // Half of a curve would be of no use.
         self.tensorboard |= first.tensorboard;
         Ok(self)
@@ -720,6 +724,7 @@ mod tests {
                 start_seconds: 2.0,
                 validation_tokens: 0,
             }),
+            margin: None,
             cells: matrix::cells(&profile, &surroundings).expect("cells"),
         }
     }

@@ -260,6 +260,7 @@ const TOP_KEYS: &[&str] = &[
     "methods",
     "dialect",
     "jobs",
+    "margin",
     "init_from",
     "data",
     "settings",
@@ -284,6 +285,8 @@ pub struct Profile {
     pub dialect: String,
     /// Workers at the same time on a CPU; 0: one per core.
     pub jobs: u64,
+    /// Nats of validation loss within which two methods count as equal.
+    pub margin: Option<f64>,
     /// Where the text comes from.
     pub data: Data,
     /// Where the runs start, if not at random weights.
@@ -314,6 +317,7 @@ impl Profile {
             methods: Vec::new(),
             dialect: "default".into(),
             jobs: 0,
+            margin: None,
             data: Data::default(),
             init_from: None,
             entries: Vec::new(),
@@ -328,6 +332,13 @@ impl Profile {
                 ["methods"] => profile.methods = entry.read_list()?,
                 ["dialect"] => profile.dialect = entry.read()?,
                 ["jobs"] => profile.jobs = entry.read()?,
+                ["margin"] => {
+                    let margin: f64 = entry.read()?;
+                    if !(margin > 0.0 && margin.is_finite()) {
+                        return Err(entry.wrong("must be more than 0: nats per token"));
+                    }
+                    profile.margin = Some(margin);
+                }
                 ["init_from"] => init_from = Some((PathBuf::from(entry.read::<String>()?), entry)),
                 ["data", key] => profile.set_data(key, entry)?,
                 ["settings", key]

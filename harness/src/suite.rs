@@ -651,6 +651,7 @@ mod tests {
             budget: None,
             scale: None,
             calibration: None,
+            margin: None,
             cells: methods.iter().map(|method| cell(method)).collect(),
         }
     }

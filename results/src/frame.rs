@@ -4,13 +4,20 @@
 //! return polars frames whose rows and columns have a stable order: sizes by parameters, methods as planned, seeds ascending.
 //! A run is never left out: one that diverged, failed, stopped or waits is a row, and a mean says how many seeds it lacks.
 
+mod build;
 mod columns;
+mod compare;
+mod effects;
+mod figures;
+mod prices;
 mod read;
+mod recovery;
 mod tables;
 
 pub use columns::{Description, VOLATILE_COLUMNS, describe};
+pub use compare::SeedsNeeded;
+pub(crate) use compare::{BETTER_ALONE, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 pub use read::{FrameError, read};
-pub(crate) use tables::{BETTER_ALONE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 
 use crate::record::{
     Record, RowKeys, RunResult, Session, SpectrumOf, SpectrumRecord, Status, StepRecord,
@@ -45,6 +52,8 @@ pub struct Runs {
     methods: Vec<String>,
     /// Directories, by name, of runs that were claimed or failed before they had a manifest, or whose manifest cannot be read.
     unopened: BTreeMap<String, Unopened>,
+    /// Nats within which two losses count as equal.
+    margin: Option<f64>,
 }
 
 /// Runs of one method at one size whose updates are measured from the same step; never empty.
@@ -208,9 +217,17 @@ impl Runs {
             runs,
             methods,
             unopened,
+            margin: None,
         };
         runs.sort();
         runs
+    }
+
+    /// The same with the margin that the suite declares: nats within which two losses count as equal.
+    #[must_use]
+    pub fn with_margin(mut self, margin: Option<f64>) -> Runs {
+        self.margin = margin;
+        self
     }
 
     /// Adds the planned runs that have no directory yet, as `pending` (or as failed, running or unreadable, where

@@ -1,6 +1,15 @@
-//! What a handful of seeds can say: means with Student-t intervals, paired differences with p-values, and Holm's correction
-//! for several comparisons. An [`Estimate`] carries its interval, or the fact that one value cannot have one.
+//! What a handful of seeds can say: means with Student-t intervals, paired differences with p-values, Holm's correction for
+//! several comparisons, and what so many seeds can resolve at all. An [`Estimate`] carries its interval, or the fact that one
+//! value cannot have one.
 
+mod bootstrap;
+mod distributions;
+mod resolution;
+
+pub use bootstrap::bca;
+pub use resolution::{MOST_PAIRS, POWER, pairs_needed, smallest_difference, strictest_level};
+
+use distributions::{critical_value, two_sided_p};
 use serde::Serialize;
 
 /// Confidence level of every interval in the tables.
@@ -42,6 +51,27 @@ pub struct Difference {
     pub estimate: Estimate,
     /// Two-sided p-value of the paired t-test; absent for one pair.
     pub p: Option<f64>,
+    /// The same at [`LEVEL`] by the bootstrap ([`bca`]); the tables' verdicts go by the t-test.
+    pub bootstrap: Option<Interval>,
+}
+
+impl Difference {
+    /// Whether a true difference of `margin` or more, either way, can be excluded: two one-sided t-tests at
+    /// [`SIGNIFICANCE`] (Schuirmann 1987), which is the interval of twice that error lying within the margin. Never for one
+    /// pair.
+    #[must_use]
+    pub fn is_within(&self, margin: f64) -> bool {
+        let Estimate {
+            point,
+            standard_error: Some(error),
+            n,
+            ..
+        } = self.estimate
+        else {
+            return false;
+        };
+        point.abs() + critical_value(2.0 * SIGNIFICANCE, n - 1) * error < margin
+    }
 }
 
 impl Estimate {
@@ -119,7 +149,11 @@ pub fn paired(left: &[f64], right: &[f64]) -> Option<Difference> {
             0.0
         }
     });
-    Some(Difference { estimate, p })
+    Some(Difference {
+        estimate,
+        p,
+        bootstrap: bca(&differences),
+    })
 }
 
 /// Holm's step-down adjustment (Holm 1979) of a family of p-values, in their own order: compared with a level, the adjusted
@@ -136,76 +170,6 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
         adjusted[index] = largest_so_far;
     }
     adjusted
-}
-
-/// t with P(|T| ≥ t) = `p` for Student's t with the given degrees of freedom (at least one), for 0 < p < 1.
-fn critical_value(p: f64, degrees: usize) -> f64 {
-    // The tail falls as t grows: double until t lies beyond the answer, then halve until no float is left between.
-    let mut high = 1.0;
-    while two_sided_p(high, degrees) > p {
-        high *= 2.0;
-    }
-    let mut low = 0.0;
-    loop {
-        let middle = low + (high - low) / 2.0;
-        if middle <= low || middle >= high {
-            return high;
-        }
-        if two_sided_p(middle, degrees) > p {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-}
-
-/// P(|T| ≥ |t|) for Student's t with ν degrees of freedom (at least one): I_x(ν/2, 1/2) at x = ν / (ν + t²), where I is the
-/// regularised incomplete beta function. It is taken from the side on which its continued fraction converges quickly, which
-/// is also the side that keeps the digits of a small p.
-fn two_sided_p(t: f64, degrees: usize) -> f64 {
-    let degrees = degrees as f64;
-    let square = t * t;
-    if square.is_infinite() {
-        return 0.0;
-    }
-    let (x, complement) = (degrees / (degrees + square), square / (degrees + square));
-    let (a, b) = (degrees / 2.0, 0.5);
-    if x < (a + 1.0) / (a + b + 2.0) {
-        incomplete_beta(x, complement, a, b)
-    } else {
-        1.0 - incomplete_beta(complement, x, b, a)
-    }
-}
-
-/// I_x(a, b) with `complement` = 1 - x, for x < (a + 1) / (a + b + 2): the prefactor x^a (1 - x)^b / (a B(a, b)) times the
-/// continued fraction 1 / (1 + d₁ / (1 + d₂ / ..)) of DLMF 8.17.22, evaluated from the front (modified Lentz).
-fn incomplete_beta(x: f64, complement: f64, a: f64, b: f64) -> f64 {
-    if x <= 0.0 {
-        return 0.0;
-    }
-    let log_beta = libm::lgamma(a) + libm::lgamma(b) - libm::lgamma(a + b);
-    let prefactor = (a * x.ln() + b * complement.ln() - log_beta).exp() / a;
-    // Stands in for a denominator that happens to vanish.
-    const TINY: f64 = 1e-300;
-    let away_from_zero = |value: f64| if value.abs() < TINY { TINY } else { value };
-    let (mut fraction, mut numerator, mut denominator) = (1.0, 1.0, 0.0);
-    // Some tens of terms suffice on this side for any number of seeds; the bound only ends what rounding keeps from settling.
-    for index in 1..=10_000_u32 {
-        let m = f64::from(index / 2);
-        let coefficient = if index % 2 == 0 {
-            m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m))
-        } else {
-            -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0))
-        };
-        denominator = 1.0 / away_from_zero(1.0 + coefficient * denominator);
-        numerator = away_from_zero(1.0 + coefficient / numerator);
-        let factor = numerator * denominator;
-        fraction *= factor;
-        if (factor - 1.0).abs() <= f64::EPSILON {
-            break;
-        }
-    }
-    prefactor / fraction
 }
 
 /// Arithmetic mean, summed in the order of the values, so that equal values in equal order give equal bits.
@@ -252,6 +216,64 @@ mod tests {
         standard_error: f64,
         mean_low: f64,
         mean_high: f64,
+    }
+
+    #[derive(Deserialize)]
+    struct Resolution {
+        bca: Vec<Bootstrapped>,
+        power: Vec<Power>,
+        smallest: Vec<Smallest>,
+        needed: Vec<Needed>,
+        holm: Vec<Family>,
+        normal: Vec<Normal>,
+    }
+
+    #[derive(Deserialize)]
+    struct Bootstrapped {
+        values: Vec<f64>,
+        low: f64,
+        high: f64,
+        exact: bool,
+    }
+
+    #[derive(Deserialize)]
+    struct Power {
+        pairs: usize,
+        level: f64,
+        effect: f64,
+        power: f64,
+    }
+
+    #[derive(Deserialize)]
+    struct Smallest {
+        pairs: usize,
+        level: f64,
+        effect: f64,
+    }
+
+    #[derive(Deserialize)]
+    struct Needed {
+        effect: f64,
+        level: f64,
+        pairs: f64,
+    }
+
+    #[derive(Deserialize)]
+    struct Family {
+        p: Vec<f64>,
+        adjusted: Vec<f64>,
+    }
+
+    #[derive(Deserialize)]
+    struct Normal {
+        z: f64,
+        below: f64,
+    }
+
+    /// Values computed by scipy and statsmodels; the file says with which functions.
+    fn resolution() -> Resolution {
+        serde_json::from_str(include_str!("../tests/fixtures/resolution.json"))
+            .expect("the fixture is valid")
     }
 
     /// Values computed by scipy; the file says with which functions.
@@ -322,6 +344,152 @@ mod tests {
             assert_close(interval.low, case.low, 1e-9, "low end of the difference");
             assert_close(interval.high, case.high, 1e-9, "high end of the difference");
             assert_close(found.p.unwrap_or(f64::NAN), case.p, 1e-9, "p-value");
+        }
+    }
+
+    #[test]
+    fn bootstrap_intervals_agree_with_scipy() {
+        for case in resolution().bca {
+            let found = bca(&case.values).expect("the values differ");
+            let largest = case.values.iter().copied().fold(f64::MIN, f64::max);
+            let smallest = case.values.iter().copied().fold(f64::MAX, f64::min);
+            // An enumeration is the same to rounding; of draws, the ends scatter by some hundredths of the range.
+            let tolerance = (largest - smallest) * if case.exact { 1e-9 } else { 0.02 };
+            for (found, expected) in [(found.low, case.low), (found.high, case.high)] {
+                assert!(
+                    (found - expected).abs() <= tolerance,
+                    "{found} is not {expected} for {:?}",
+                    case.values
+                );
+            }
+        }
+        assert_eq!(bca(&[0.5]), None);
+        assert_eq!(bca(&[0.5, 0.5]), None);
+    }
+
+    #[test]
+    fn normal_tails_and_quantiles_agree_with_scipy() {
+        for case in resolution().normal {
+            let below = distributions::normal_cdf(case.z);
+            assert_close(below, case.below, 1e-13, "normal tail");
+            let back = distributions::normal_quantile(case.below);
+            assert!((back - case.z).abs() < 1e-12, "{back} is not {}", case.z);
+        }
+    }
+
+    #[test]
+    fn power_and_what_it_takes_agree_with_statsmodels() {
+        for case in resolution().power {
+            let noncentrality = case.effect * (case.pairs as f64).sqrt();
+            let found = distributions::power(noncentrality, case.pairs - 1, case.level);
+            let what = format!("{} pairs, effect {}", case.pairs, case.effect);
+            assert_close(found, case.power, 1e-8, &what);
+        }
+        for case in resolution().smallest {
+            let estimate = Estimate {
+                point: 0.0,
+                standard_error: Some(1.0 / (case.pairs as f64).sqrt()),
+                interval: None,
+                n: case.pairs,
+            };
+            let found = smallest_difference(&estimate, case.level).expect("there are pairs");
+            // its solver stops that early
+            assert_close(found, case.effect, 1e-5, "smallest difference");
+        }
+        for case in resolution().needed {
+            let found = pairs_needed(case.effect, 1.0, case.level);
+            assert_eq!(found, Some(case.pairs.ceil() as usize));
+        }
+        assert_eq!(pairs_needed(1e-6, 1.0, 0.05), None);
+    }
+
+    #[test]
+    fn holm_agrees_with_statsmodels() {
+        for case in resolution().holm {
+            for (found, expected) in holm(&case.p).iter().zip(&case.adjusted) {
+                assert_close(*found, *expected, 1e-12, "adjusted p");
+            }
+        }
+    }
+
+    /// By hand: mean 0.01 and standard error 0.002 over four pairs; t with three degrees has 2.3534 at 0.05 one-sided, so
+    /// the interval of 90% ends at 0.01 + 0.0047.
+    #[test]
+    fn a_difference_is_within_a_margin_that_its_90_percent_interval_does_not_touch() {
+        let spread = 0.002 * 3.0_f64.sqrt();
+        let left = [0.01 - spread, 0.01 - spread, 0.01 + spread, 0.01 + spread];
+        let difference = paired(&left, &[0.0; 4]).expect("there are pairs");
+        assert!(difference.is_within(0.0148) && !difference.is_within(0.0146));
+        assert!(!paired(&[0.0], &[0.0]).expect("a pair").is_within(1.0));
+    }
+
+    /// Standard normal draws (Box and Muller 1958).
+    fn normal_draws(seed: u64, count: usize) -> Vec<f64> {
+        let mut state = seed;
+        let mut uniform = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = state;
+            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ mixed >> 31) >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        (0..count)
+            .map(|_| {
+                let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
+                radius * (2.0 * std::f64::consts::PI * uniform()).cos()
+            })
+            .collect()
+    }
+
+    /// Losses of two methods with a true difference of 0.02 nats over seeds that move both by ten times their own noise, as
+    /// ours do. How often does the interval hold the truth, and how often is a difference of none found significant?
+    #[test]
+    fn intervals_cover_the_truth_as_often_as_they_say() {
+        let (suites, bootstrapped) = (4000, 500);
+        for (seeds, least_by_bootstrap) in [(3, 0.60), (5, 0.75), (10, 0.85), (20, 0.89)] {
+            let (mut by_t, mut by_bootstrap, mut rejected) = (0, 0, 0);
+            for suite in 0..suites {
+                let draws = normal_draws(suite * 1000 + seeds as u64, 3 * seeds);
+                let losses = |number: usize, shift: f64| {
+                    let of_seed = move |(common, own): (&f64, &f64)| {
+                        4.0 + shift + 0.05 * common + 0.005 * own
+                    };
+                    draws[..seeds]
+                        .iter()
+                        .zip(&draws[number * seeds..])
+                        .map(of_seed)
+                };
+                let differences = |shift| -> Vec<f64> {
+                    losses(1, shift)
+                        .zip(losses(2, 0.0))
+                        .map(|(left, right)| left - right)
+                        .collect()
+                };
+                let covers = |interval: Option<Interval>| {
+                    interval.is_some_and(|it| it.low <= 0.02 && 0.02 <= it.high)
+                };
+                let shifted = differences(0.02);
+                by_t += u32::from(covers(mean_interval(&shifted).and_then(|it| it.interval)));
+                if suite < bootstrapped {
+                    by_bootstrap += u32::from(covers(bca(&shifted)));
+                }
+                let excludes_zero = |it: Interval| it.low > 0.0 || it.high < 0.0;
+                let equal = mean_interval(&differences(0.0)).and_then(|it| it.interval);
+                rejected += u32::from(equal.is_some_and(excludes_zero));
+            }
+            let of_all = |count: u32| f64::from(count) / suites as f64;
+            let (by_t, rejected) = (of_all(by_t), of_all(rejected));
+            let by_bootstrap = f64::from(by_bootstrap) / bootstrapped as f64;
+            #[expect(clippy::print_stdout, reason = "the figures of docs/statistics.md")]
+            {
+                println!("| {seeds} | {by_t:.3} | {by_bootstrap:.2} | {rejected:.3} |");
+            }
+            // four standard errors of a share of 0.95 over the suites
+            let error = 4.0 * (0.95 * 0.05 / suites as f64).sqrt();
+            assert!((by_t - LEVEL).abs() < error, "{by_t}");
+            assert!((rejected - SIGNIFICANCE).abs() < error, "{rejected}");
+            // a bootstrap of few values covers less than it says: that is why verdicts go by t
+            assert!(by_bootstrap > least_by_bootstrap, "{by_bootstrap}");
         }
     }
 

@@ -1,15 +1,18 @@
 //! `relora plan`: what would run and what it would cost, before anything runs.
 
+use std::path::Path;
 use std::time::Duration;
 
 use models::Precision;
+use results::frame::SeedsNeeded;
 use results::render::number_of;
+use results::statistics::MOST_PAIRS;
 use serde::Serialize;
 
 use super::request::Request;
 use super::{print, print_json};
-use crate::cli::MatrixOptions;
-use crate::exit::Exit;
+use crate::cli::PlanOptions;
+use crate::exit::{Exit, UserError};
 use crate::matrix::Cell;
 use crate::plan::{self, Plan};
 use crate::progress::{duration, warn};
@@ -18,12 +21,19 @@ use crate::progress::{duration, warn};
 ///
 /// # Errors
 /// Those of [`Request::new`] and [`Request::plan`], and whatever standard output says.
-pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
+pub fn run(options: PlanOptions) -> anyhow::Result<Exit> {
+    let PlanOptions {
+        matrix: options,
+        resolve,
+    } = options;
     let request = Request::new(&options.suite)?.with_event_files(options.tensorboard);
     if options.print_config {
         print(&request.profile.to_toml())?;
         return Ok(Exit::Success);
     }
+    let seeds = resolve
+        .map(|nats| seeds_needed(&request.directory, nats))
+        .transpose()?;
     let planned = request.plan(true)?;
     planned.notes.iter().for_each(|note| warn(note));
     let plan = planned.asked;
@@ -38,9 +48,12 @@ pub fn run(options: MatrixOptions) -> anyhow::Result<Exit> {
             plan: &plan,
             expected_seconds: plan.expected_seconds(),
             cells: rows,
+            seeds_needed: seeds.as_deref(),
         })?;
     } else {
-        print(&text(&request, &plan, &rows))?;
+        let seeds = seeds.zip(resolve);
+        let seeds = seeds.map_or_else(String::new, |(seeds, nats)| told(&seeds, nats));
+        print(&(text(&request, &plan, &rows) + &seeds))?;
     }
     Ok(Exit::Success)
 }
@@ -53,6 +66,54 @@ struct Document<'a> {
     expected_seconds: Option<f64>,
     #[serde(rename = "costs")]
     cells: Vec<Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seeds_needed: Option<&'a [SeedsNeeded]>,
+}
+
+/// How many seeds tell each method of a suite from `full` by so many nats.
+fn seeds_needed(suite: &Path, nats: f64) -> anyhow::Result<Vec<SeedsNeeded>> {
+    let seeds = if super::is_suite(suite) {
+        super::tables::read(suite)?.seeds_to_resolve("full", nats)
+    } else {
+        Vec::new()
+    };
+    if seeds.is_empty() {
+        let message = format!(
+            "--resolve {nats}: {} has no method with two seeds that both it and `full` completed, by which the scatter would be \
+             known; train some first",
+            suite.display()
+        );
+        return Err(UserError::new(message).into());
+    }
+    Ok(seeds)
+}
+
+fn told(seeds: &[SeedsNeeded], nats: f64) -> String {
+    let mut text = format!(
+        "\nto find a true difference of {nats} nats significant in four of five suites, at the strictest level of Holm's \
+         correction, by how the seeds of this suite scatter so far:\n"
+    );
+    let lines: Vec<Vec<String>> = seeds
+        .iter()
+        .map(|row| {
+            let needed = match row.needed {
+                Some(needed) => number_of(needed, "seed"),
+                None => format!("more than {MOST_PAIRS} seeds"),
+            };
+            vec![
+                row.size.clone(),
+                format!("{} against {}", row.method, row.reference),
+                needed,
+                format!("by {}", number_of(row.measured, "pair")),
+            ]
+        })
+        .collect();
+    text += &aligned(&lines);
+    let measured = seeds.iter().map(|row| row.measured).min().unwrap_or(0);
+    if measured < 5 {
+        text += "a scatter that is known by so few pairs may be half or twice what it seems\n";
+    }
+    text
 }
 
 /// The stage at full rank of a method with a warm start.

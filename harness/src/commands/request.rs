@@ -281,6 +281,7 @@ impl Request {
             budget: self.budget.as_ref().map(|(text, _)| text.clone()),
             scale: None,
             calibration: None,
+            margin: self.profile.margin,
             cells,
         })
     }

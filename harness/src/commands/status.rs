@@ -1,28 +1,43 @@
 //! `relora status`: how far a suite is.
 
-use results::frame::Run;
-use results::record::Status;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use results::frame::{Run, Runs};
+use results::record::{Record, Status};
 use serde::Serialize;
 
 use super::{print, print_json, suite_directory, tables};
 use crate::cli::StatusOptions;
 use crate::exit::Exit;
+use crate::progress::duration;
 
-/// Prints a line for each run.
+/// Prints a line for each run, once or again and again.
 ///
 /// # Errors
 /// A suite that is not there or cannot be read.
 pub fn run(options: StatusOptions) -> anyhow::Result<Exit> {
     let suite = suite_directory(options.read.suite.as_deref())?;
     let runs = tables::runs(&suite)?;
+    if options.watch {
+        return watch(&suite);
+    }
     let rows: Vec<Row> = runs.iter().map(Row::of).collect();
     if options.json {
         print_json(&rows)?;
         return Ok(Exit::Success);
     }
+    print(&(lines(&rows) + &summary(&suite, &runs)))?;
+    Ok(Exit::Success)
+}
+
+fn lines(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.cell.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let done = row
             .update_steps
             .map_or_else(|| "?".to_owned(), |steps| steps.to_string());
@@ -48,14 +63,85 @@ pub fn run(options: StatusOptions) -> anyhow::Result<Exit> {
         }
         text.push('\n');
     }
+    text
+}
+
+fn summary(suite: &Path, runs: &Runs) -> String {
     let counts: Vec<String> = runs
         .counts()
         .iter()
         .map(|(status, count)| format!("{count} {}", status.name()))
         .collect();
-    text += &format!("\n{}: {}\n", suite.display(), counts.join(", "));
-    print(&text)?;
-    Ok(Exit::Success)
+    format!("\n{}: {}\n", suite.display(), counts.join(", "))
+}
+
+/// How long until the next look.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Looks in a row at which nothing was running, until the suite counts as over: from one run to the next it takes a moment.
+const QUIET_LOOKS: u32 = 3;
+
+/// Shows what is running, and how all stand, until nothing is: drawn over on a terminal, else printed where it has changed.
+fn watch(suite: &Path) -> anyhow::Result<Exit> {
+    let drawn = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+    drawn.set_style(ProgressStyle::with_template("{msg}").context("a valid template")?);
+    let mut quiet = 0;
+    let mut before = String::new();
+    loop {
+        let runs = tables::read(suite)?;
+        let shown: Vec<&Run> = runs.iter().filter(|run| is_shown(run)).collect();
+        let text = lines(&shown.iter().map(|run| Row::of(run)).collect::<Vec<_>>())
+            + &speeds(&shown)
+            + &summary(suite, &runs);
+        let is_running = runs.iter().any(|run| run.status == Status::Running);
+        quiet = if is_running { 0 } else { quiet + 1 };
+        if quiet == QUIET_LOOKS {
+            drawn.finish_and_clear();
+            print(&text)?;
+            return Ok(Exit::Success);
+        }
+        if drawn.is_hidden() {
+            if text != before {
+                print(&text)?;
+            }
+        } else {
+            drawn.set_message(text.trim_end().to_owned());
+            drawn.tick();
+        }
+        before = text;
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Neither done nor waiting.
+fn is_shown(run: &Run) -> bool {
+    !matches!(run.status, Status::Complete | Status::Pending)
+}
+
+/// How fast the running ones are, and how long they have yet to train at that speed.
+fn speeds(runs: &[&Run]) -> String {
+    let running = runs.iter().filter(|run| run.status == Status::Running);
+    let lines = running.filter_map(|run| {
+        let last = run.records.iter().rev().find_map(|record| match record {
+            Record::Step(step) => Some(step),
+            _ => None,
+        })?;
+        let left = run.row.planned_steps.saturating_sub(last.step);
+        let seconds = last.training_seconds / last.step.max(1) as f64 * left as f64;
+        let left = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        Some(format!(
+            "{}  {:.0} tokens/s, about {} of training left\n",
+            run.row.directory(),
+            last.tokens_per_second,
+            duration(left)
+        ))
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() {
+        lines
+    } else {
+        format!("\n{lines}")
+    }
 }
 
 /// How one run stands.

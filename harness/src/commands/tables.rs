@@ -68,7 +68,7 @@ pub(super) fn read(suite: &Path) -> anyhow::Result<Runs> {
             .parent()
             .is_some_and(|run| lease::holder(run).ok().flatten().is_some())
     };
-    let runs = frame::read(suite, &live)?;
+    let runs = frame::read(suite, &live)?.with_margin(plan.margin);
     Ok(runs.with_planned(plan.cells.iter().map(Cell::row).collect()))
 }
 

@@ -24,6 +24,9 @@ pub const VOLATILE_COLUMNS: &[&str] = &[
     "wall_seconds_ratio",
     "wall_seconds_ratio_low",
     "wall_seconds_ratio_high",
+    "seconds_to_loss_ratio",
+    "seconds_to_loss_ratio_low",
+    "seconds_to_loss_ratio_high",
     "peak_memory_bytes",
     "peak_memory_bytes_standard_error",
     "peak_memory_bytes_low",
@@ -349,8 +352,153 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "verdict",
-        "better or worse than the reference where difference_p_adjusted < 0.05; better alone or worse alone where only the interval of the difference excludes zero; else unresolved; unresolved: diverged where the side with the lower loss diverged on some seeds",
+        "tie where the difference is surely within the suite's margin (two one-sided t-tests at 0.05); else better or worse than the reference where difference_p_adjusted < 0.05; better alone or worse alone where only the interval of the difference excludes zero; else unresolved; unresolved: diverged where a side that would be the better one, or as good, diverged on some seeds",
         "",
+    ),
+    (
+        "",
+        "difference_bootstrap_low",
+        "lower end of the BCa bootstrap interval of the difference, which covers less than it says where seeds are few; absent for one pair and where all pairs differ alike",
+        "nats per token",
+    ),
+    (
+        "",
+        "difference_bootstrap_high",
+        "upper end of the BCa bootstrap interval of the difference",
+        "nats per token",
+    ),
+    (
+        "",
+        "difference_resolvable",
+        "smallest true difference that so many seeds with this spread would find significant in four of five such suites, at the strictest level of Holm's correction",
+        "nats per token",
+    ),
+    (
+        "effects",
+        "effect_of",
+        "the part of the method, or the parts whose interaction it is",
+        "",
+    ),
+    ("effects", "order", "number of parts", "1"),
+    (
+        "effects",
+        "seeds_complete",
+        "seeds that ran to their end in every combination of the parts",
+        "1",
+    ),
+    (
+        "effects",
+        "effect",
+        "mean validation loss with the part minus that without, over all settings of the others; of an interaction, half of what one part's effect gains by the other: negative is better",
+        "nats per token",
+    ),
+    (
+        "effects",
+        "effect_p",
+        "two-sided p-value of the t-test of its being zero, over seeds; absent for one seed",
+        "1",
+    ),
+    (
+        "effects",
+        "effect_p_adjusted",
+        "the p-value after Holm's correction over all effects of the size",
+        "1",
+    ),
+    (
+        "effects",
+        "verdict",
+        "better or worse where effect_p_adjusted < 0.05, better alone or worse alone where only the effect's own interval excludes zero, else unresolved",
+        "",
+    ),
+    (
+        "effects",
+        "effect_resolvable",
+        "smallest true effect that so many seeds with this spread would find significant in four of five such suites",
+        "nats per token",
+    ),
+    (
+        "recovery",
+        "step",
+        "update steps done when some method of the size restarts",
+        "update steps",
+    ),
+    (
+        "recovery",
+        "restarted",
+        "whether this run did; the others show what batches alone make of these figures, since all see the same ones",
+        "",
+    ),
+    (
+        "recovery",
+        "window_steps",
+        "update steps that are looked at before and after that step: a quarter of those between restarts",
+        "update steps",
+    ),
+    (
+        "recovery",
+        "loss_before",
+        "mean training loss of the logged steps of the window before",
+        "nats per token",
+    ),
+    (
+        "recovery",
+        "peak_loss",
+        "largest training loss of a logged step in the window after",
+        "nats per token",
+    ),
+    (
+        "recovery",
+        "peak_after_steps",
+        "update steps from there to that one",
+        "update steps",
+    ),
+    (
+        "recovery",
+        "spike",
+        "peak_loss minus loss_before",
+        "nats per token",
+    ),
+    (
+        "recovery",
+        "recovered_after_steps",
+        "update steps until the mean loss over half a window is back at loss_before; absent where that does not happen before the next restart",
+        "update steps",
+    ),
+    (
+        "prices",
+        "pairs",
+        "seeds of which both runs were evaluated at the loss or below it",
+        "1",
+    ),
+    (
+        "prices",
+        "same_loss",
+        "mean over those seeds of the validation loss that is asked for: the larger of the two final ones",
+        "nats per token",
+    ),
+    (
+        "prices",
+        "tokens_to_loss_ratio",
+        "training targets until that loss over those of the reference: geometric mean over seeds",
+        "1",
+    ),
+    (
+        "prices",
+        "flops_to_loss_ratio",
+        "the same of training FLOPs, counted per method: a frozen weight needs no gradient, factors cost extra",
+        "1",
+    ),
+    (
+        "prices",
+        "seconds_to_loss_ratio",
+        "the same of seconds of training on this machine",
+        "1",
+    ),
+    (
+        "prices",
+        "flops_ratio",
+        "FLOPs of the whole run over the reference's: what arithmetic alone allows, at equal tokens",
+        "1",
     ),
     (
         "",
@@ -739,7 +887,10 @@ mod tests {
             let timed = matches!(description.unit, "seconds" | "tokens per second");
             let measured = column.starts_with("peak_memory")
                 || column.starts_with("planned_") && column != "planned_steps"
-                || column.contains("_ratio") && !column.starts_with("optimizer");
+                || column.contains("_ratio")
+                    && !["optimizer", "tokens_to", "flops"]
+                        .iter()
+                        .any(|counted| column.starts_with(counted));
             assert_eq!(
                 VOLATILE_COLUMNS.contains(&column),
                 timed || measured,

@@ -1,13 +1,15 @@
-//! The contract tables, one function each. A table over seeds is built of [`Group`]s: the runs of one method at one size.
+//! The contract tables, one function each.
 
+use super::build::{column, estimate, interval, keys, seeds, switches, table};
+use super::compare::{Compared, p_value};
 use super::{Run, Runs};
 use crate::published::{self, Published};
 use crate::record::{
-    AnglesRecord, PlannedMemory, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord, Status,
+    AnglesRecord, PlannedMemory, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord,
 };
 use crate::spectra::{self, Spectrum};
-use crate::statistics::{Difference, Estimate, LEVEL, SIGNIFICANCE, holm, mean_interval, paired};
-use polars::prelude::{Column, DataFrame, NamedFrom, Series};
+use crate::statistics::LEVEL;
+use polars::prelude::{Column, DataFrame};
 
 impl Runs {
     /// Every table with its name, in the order in which they are written.
@@ -17,6 +19,9 @@ impl Runs {
             ("runs", self.runs()),
             ("perplexity", self.perplexity()),
             ("ablations", self.ablations()),
+            ("effects", self.effects()),
+            ("recovery", self.recovery()),
+            ("prices", self.prices()),
             ("throughput", self.throughput()),
             ("memory", self.memory()),
             ("curves", self.curves()),
@@ -405,25 +410,7 @@ impl Runs {
         ]);
         table(columns)
     }
-
-    /// Groups of every size, each compared with the group that stands for `reference` at that size.
-    fn compared(&self, reference: &str) -> Vec<Compared<'_>> {
-        let runs: Vec<&Run> = self.iter().collect();
-        runs.chunk_by(|left, right| left.row.size == right.row.size)
-            .flat_map(|size| compare(size, reference))
-            .collect()
-    }
 }
-
-/// The verdict on a difference that favours a side which diverged on some seeds: the seeds that it survived say nothing of
-/// those that it did not.
-pub(crate) const UNRESOLVED_DIVERGED: &str = "unresolved: diverged";
-
-/// The verdict on a difference below zero by its own interval, but not when all methods of the table are tested at once.
-pub(crate) const BETTER_ALONE: &str = "better alone";
-
-/// The same above zero.
-pub(crate) const WORSE_ALONE: &str = "worse alone";
 
 fn quantity(record: &SpectrumRecord) -> &'static str {
     match record.quantity {
@@ -451,235 +438,6 @@ struct Event<'a> {
     kind: &'static str,
     step: u64,
     moments: Option<(u64, u64)>,
-}
-
-/// The runs of one method at one size, seeds ascending; never empty.
-#[derive(Clone)]
-struct Group<'a> {
-    runs: Vec<&'a Run>,
-}
-
-impl<'a> Group<'a> {
-    /// Keys of the first seed: all but the seed are the same in the others.
-    fn row(&self) -> &'a RowKeys {
-        &self.runs[0].row
-    }
-
-    fn complete(&self) -> impl Iterator<Item = (u64, &'a RunResult)> {
-        self.runs
-            .iter()
-            .filter_map(|run| Some((run.row.seed, run.complete()?)))
-    }
-
-    fn has_diverged(&self) -> bool {
-        self.count(|status| status == Status::Diverged) > 0
-    }
-
-    /// A figure of every complete seed that has it.
-    fn values(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Vec<(u64, f64)> {
-        self.complete()
-            .filter_map(|(seed, result)| Some((seed, value(result)?)))
-            .collect()
-    }
-
-    fn mean(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Option<Estimate> {
-        let values: Vec<f64> = self
-            .values(value)
-            .into_iter()
-            .map(|(_, value)| value)
-            .collect();
-        mean_interval(&values)
-    }
-
-    fn largest(&self, value: impl Fn(&RunResult) -> u64) -> Option<u64> {
-        self.complete().map(|(_, result)| value(result)).max()
-    }
-
-    /// Targets that each complete seed trained on, where that is one number.
-    fn tokens_seen(&self) -> Option<u64> {
-        let mut seen = self.complete().map(|(_, result)| result.tokens_seen);
-        let first = seen.next()?;
-        seen.all(|tokens| tokens == first).then_some(first)
-    }
-
-    fn seeds(&self) -> String {
-        let seeds: Vec<String> = self.complete().map(|(seed, _)| seed.to_string()).collect();
-        seeds.join(" ")
-    }
-
-    fn count(&self, status: impl Fn(Status) -> bool) -> u64 {
-        self.runs.iter().filter(|run| status(run.status)).count() as u64
-    }
-
-    /// How the seeds stand, e.g. `complete`, `diverged at 120 (2 of 3)`, `diverged at 120, 340 (2 of 3), pending (1 of 3)`.
-    fn status(&self) -> String {
-        let mut statuses: Vec<Status> = Vec::new();
-        for run in &self.runs {
-            if run.status != Status::Complete && !statuses.contains(&run.status) {
-                statuses.push(run.status);
-            }
-        }
-        if statuses.is_empty() {
-            return Status::Complete.name().to_owned();
-        }
-        let parts = statuses.into_iter().map(|status| {
-            let runs: Vec<&&Run> = self
-                .runs
-                .iter()
-                .filter(|run| run.status == status)
-                .collect();
-            let mut at: Vec<u64> = runs
-                .iter()
-                .filter_map(|run| run.result.as_ref()?.diverged_at_step)
-                .collect();
-            at.sort_unstable();
-            at.dedup();
-            let at: Vec<String> = at.iter().map(u64::to_string).collect();
-            let at = if at.is_empty() {
-                String::new()
-            } else {
-                format!(" at {}", at.join(", "))
-            };
-            format!(
-                "{}{at} ({} of {})",
-                status.name(),
-                runs.len(),
-                self.runs.len()
-            )
-        });
-        parts.collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// A group beside the reference of its size.
-struct Compared<'a> {
-    group: Group<'a>,
-    /// None where the size has no reference; the reference is compared with itself nowhere, but is named here too.
-    reference: Option<Group<'a>>,
-    /// Validation loss, this method minus the reference, over the seeds that both ran to their end. None for the reference.
-    difference: Option<Difference>,
-    /// p-value after Holm's correction over all differences of the size.
-    p_adjusted: Option<f64>,
-}
-
-impl Compared<'_> {
-    fn loss(&self) -> Option<Estimate> {
-        self.group.mean(|result| result.validation_loss)
-    }
-
-    fn is_reference(&self) -> bool {
-        self.reference
-            .as_ref()
-            .is_some_and(|reference| reference.row().method == self.group.row().method)
-    }
-
-    /// `better` or `worse` where the adjusted p-value is below the level of significance, [`BETTER_ALONE`] or
-    /// [`WORSE_ALONE`] where only the difference's own interval excludes zero, else `unresolved`;
-    /// [`UNRESOLVED_DIVERGED`] where the side with the lower loss has lost seeds to divergence.
-    fn verdict(&self) -> Option<&'static str> {
-        let Estimate {
-            point, interval, ..
-        } = self.difference?.estimate;
-        let significant = self.p_adjusted.is_some_and(|p| p < SIGNIFICANCE);
-        // Only the seeds that survived are compared: who lost some to divergence cannot win by the others, neither the
-        // method nor the reference.
-        let ahead = if point < 0.0 {
-            Some(&self.group)
-        } else {
-            self.reference.as_ref().filter(|_| point > 0.0)
-        };
-        Some(match ahead {
-            Some(ahead) if ahead.has_diverged() => UNRESOLVED_DIVERGED,
-            Some(_) if significant && point < 0.0 => "better",
-            Some(_) if significant => "worse",
-            _ if interval.as_ref().is_some_and(|it| it.high < 0.0) => BETTER_ALONE,
-            _ if interval.as_ref().is_some_and(|it| it.low > 0.0) => WORSE_ALONE,
-            _ => "unresolved",
-        })
-    }
-
-    /// Geometric mean of the paired ratios to the reference, with the interval of the mean log ratio.
-    fn ratio(&self, value: impl Fn(&RunResult) -> Option<f64> + Copy) -> Option<Estimate> {
-        let logarithm =
-            |result: &RunResult| value(result).filter(|value| *value > 0.0).map(f64::ln);
-        let (left, right) = pair(
-            &self.group.values(logarithm),
-            &self.reference.as_ref()?.values(logarithm),
-        );
-        let difference = paired(&left, &right).filter(|_| !self.is_reference())?;
-        Some(difference.estimate.map(f64::exp))
-    }
-
-    fn optimizer_state_ratio(&self) -> Option<f64> {
-        if self.is_reference() {
-            return None;
-        }
-        let own = self.group.largest(|result| result.optimizer_state_bytes)?;
-        let other = self
-            .reference
-            .as_ref()?
-            .largest(|result| result.optimizer_state_bytes)
-            .filter(|&bytes| bytes > 0)?;
-        Some(own as f64 / other as f64)
-    }
-}
-
-/// Compares the groups of one size with the one of the given name or, where there is none, with the only one of that preset.
-fn compare<'a>(size: &[&'a Run], reference: &str) -> Vec<Compared<'a>> {
-    let groups: Vec<Group<'a>> = size
-        .chunk_by(|left, right| left.row.method == right.row.method)
-        .map(|runs| Group {
-            runs: runs.to_vec(),
-        })
-        .collect();
-    let named = groups.iter().find(|group| group.row().method == reference);
-    let mut of_preset = groups
-        .iter()
-        .filter(|group| group.row().preset == reference);
-    let only = of_preset.next().filter(|_| of_preset.next().is_none());
-    let reference = named.or(only).cloned();
-
-    let loss = |result: &RunResult| result.validation_loss;
-    let mut rows: Vec<Compared<'a>> = groups
-        .into_iter()
-        .map(|group| {
-            let mut row = Compared {
-                group,
-                reference: reference.clone(),
-                difference: None,
-                p_adjusted: None,
-            };
-            if let Some(reference) = reference.as_ref().filter(|_| !row.is_reference()) {
-                let (left, right) = pair(&row.group.values(loss), &reference.values(loss));
-                row.difference = paired(&left, &right);
-            }
-            row
-        })
-        .collect();
-    let tested: Vec<usize> = (0..rows.len())
-        .filter(|&index| p_value(&rows[index]).is_some())
-        .collect();
-    let p_values: Vec<f64> = tested
-        .iter()
-        .filter_map(|&index| p_value(&rows[index]))
-        .collect();
-    for (index, p) in tested.into_iter().zip(holm(&p_values)) {
-        rows[index].p_adjusted = Some(p);
-    }
-    rows
-}
-
-fn p_value(row: &Compared<'_>) -> Option<f64> {
-    row.difference.and_then(|difference| difference.p)
-}
-
-/// Values of the seeds that both sides have, in the order of the seeds.
-fn pair(left: &[(u64, f64)], right: &[(u64, f64)]) -> (Vec<f64>, Vec<f64>) {
-    let common = left.iter().filter_map(|(seed, value)| {
-        let (_, other) = right.iter().find(|(other, _)| other == seed)?;
-        Some((*value, *other))
-    });
-    common.unzip()
 }
 
 /// The memory plan by class, and its share of the measured peak.
@@ -748,82 +506,6 @@ fn validation_targets(run: &Run) -> Option<u64> {
     }
 }
 
-fn table(columns: Vec<Column>) -> DataFrame {
-    DataFrame::new_infer_height(columns)
-        .expect("the columns of a table are made of the same rows and have different names")
-}
-
-fn column<R, V, P: ?Sized>(name: &str, rows: &[R], value: impl Fn(&R) -> V) -> Column
-where
-    Series: NamedFrom<Vec<V>, P>,
-{
-    Column::new(name.into(), rows.iter().map(value).collect::<Vec<V>>())
-}
-
-/// What every table begins with.
-fn keys<R>(rows: &[R], row: impl Fn(&R) -> &RowKeys) -> Vec<Column> {
-    vec![
-        column("size", rows, |it| row(it).size.clone()),
-        column("method", rows, |it| row(it).method.clone()),
-        column("preset", rows, |it| row(it).preset.clone()),
-    ]
-}
-
-fn switches<R>(rows: &[R], row: impl Fn(&R) -> &RowKeys) -> Vec<Column> {
-    vec![
-        column("low_rank", rows, |it| row(it).low_rank),
-        column("rank", rows, |it| row(it).rank),
-        column("restarts", rows, |it| row(it).restarts),
-        column("optimizer_reset", rows, |it| row(it).optimizer_reset),
-        column("jagged", rows, |it| row(it).jagged),
-        column("rewarmup", rows, |it| row(it).rewarmup),
-        column("warm_start", rows, |it| row(it).warm_start),
-    ]
-}
-
-/// How many seeds a mean stands on, and what became of the others.
-fn seeds<R>(rows: &[R], group: impl Fn(&R) -> &Group<'_>) -> Vec<Column> {
-    vec![
-        column("seeds_planned", rows, |it| group(it).runs.len() as u64),
-        column("seeds_complete", rows, |it| {
-            group(it).count(|status| status == Status::Complete)
-        }),
-        column("seeds_diverged", rows, |it| {
-            group(it).count(|status| status == Status::Diverged)
-        }),
-        column("seeds_unfinished", rows, |it| {
-            group(it).count(|status| !matches!(status, Status::Complete | Status::Diverged))
-        }),
-        column("seeds", rows, |it| group(it).seeds()),
-        column("status", rows, |it| group(it).status()),
-    ]
-}
-
-/// An estimate as four columns: the point under its own name, then its standard error and the ends of its interval.
-fn estimate<R>(name: &str, rows: &[R], value: impl Fn(&R) -> Option<Estimate>) -> Vec<Column> {
-    let mut columns = interval(name, rows, &value);
-    columns.insert(
-        1,
-        column(&format!("{name}_standard_error"), rows, |row| {
-            value(row).and_then(|it| it.standard_error)
-        }),
-    );
-    columns
-}
-
-/// An estimate that has no standard error on its own scale, as three columns.
-fn interval<R>(name: &str, rows: &[R], value: impl Fn(&R) -> Option<Estimate>) -> Vec<Column> {
-    vec![
-        column(name, rows, |row| value(row).map(|it| it.point)),
-        column(&format!("{name}_low"), rows, |row| {
-            value(row).and_then(|it| it.interval).map(|it| it.low)
-        }),
-        column(&format!("{name}_high"), rows, |row| {
-            value(row).and_then(|it| it.interval).map(|it| it.high)
-        }),
-    ]
-}
-
 fn reference(rows: &[Compared<'_>]) -> Column {
     column("reference", rows, |row| {
         row.reference
@@ -837,13 +519,21 @@ fn comparisons(rows: &[Compared<'_>]) -> Vec<Column> {
     columns.extend(estimate("difference", rows, |row| {
         row.difference.map(|difference| difference.estimate)
     }));
+    let bootstrap = |row: &Compared<'_>| row.difference?.bootstrap;
     columns.extend([
+        column("difference_bootstrap_low", rows, |row| {
+            bootstrap(row).map(|interval| interval.low)
+        }),
+        column("difference_bootstrap_high", rows, |row| {
+            bootstrap(row).map(|interval| interval.high)
+        }),
         column("difference_pairs", rows, |row| {
             row.difference
                 .map(|difference| difference.estimate.n as u64)
         }),
         column("difference_p", rows, p_value),
         column("difference_p_adjusted", rows, |row| row.p_adjusted),
+        column("difference_resolvable", rows, Compared::resolvable),
         column("verdict", rows, Compared::verdict),
     ]);
     columns

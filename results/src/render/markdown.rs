@@ -3,11 +3,12 @@
 //! Digits follow the interval: a number is shown down to the second significant digit of its half-width, and a number that
 //! has no interval says `n = 1`, or where none of a size has one, the size does. Everything is taken from the frames, so nothing stands here that is not in the CSV files.
 
+mod answers;
 mod spectra;
 
 pub use spectra::spectra;
 
-use crate::frame::{BETTER_ALONE, Runs, UNRESOLVED_DIVERGED, WORSE_ALONE};
+use crate::frame::{BETTER_ALONE, Runs, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE};
 use crate::record::Status;
 use crate::render::number_of;
 use crate::statistics::{Estimate, Interval, LEVEL, SIGNIFICANCE};
@@ -26,6 +27,9 @@ pub fn markdown(runs: &Runs) -> String {
     let all_runs = runs.runs();
     let perplexity = runs.perplexity();
     let ablations = runs.ablations();
+    let effects = runs.effects();
+    let recovery = runs.recovery();
+    let prices = runs.prices();
     let throughput = runs.throughput();
     let memory = runs.memory();
     for size in sizes(&perplexity) {
@@ -36,6 +40,9 @@ pub fn markdown(runs: &Runs) -> String {
         );
         text += &perplexity_section(&rows(&perplexity, &size), &rows(&all_runs, &size));
         text += &ablations_section(&rows(&ablations, &size));
+        text += &answers::effects_section(&rows(&effects, &size));
+        text += &answers::recovery_section(&rows(&recovery, &size));
+        text += &answers::prices_section(&rows(&prices, &size));
         text += &throughput_section(&rows(&throughput, &size));
         text += &memory_section(&rows(&memory, &size));
     }
@@ -395,7 +402,8 @@ fn reading() -> String {
          worse where the adjusted p < {SIGNIFICANCE}. `better alone`, `worse alone`: the difference's own interval\n  \
          excludes zero, but among so many comparisons one such is no surprise. `unresolved` does not mean equal:\n  \
          these seeds cannot tell. `unresolved: diverged`: the side with the lower loss lost seeds to divergence, and\n  \
-         is not judged by those that it survived.\n\
+         is not judged by those that it survived. `tie`: a true difference as large as the margin that the profile\n  \
+         declares can be excluded (two one-sided t-tests).\n\
          - Intervals cover seeds only, not the choice of data, tokens or learning rates.\n"
     )
 }
@@ -470,11 +478,26 @@ fn differences(rows: &[Cells<'_>]) -> String {
             plus_minus(difference, true)
         );
     }
+    let resolvable: Vec<f64> = rows
+        .iter()
+        .filter_map(|row| row.number("difference_resolvable"))
+        .collect();
+    if let (Some(least), Some(most)) = (
+        resolvable.iter().copied().reduce(f64::min),
+        resolvable.iter().copied().reduce(f64::max),
+    ) {
+        let _ = writeln!(
+            text,
+            "- What four of five such suites would find significant against `{reference}`: a true difference of {least:.3} nats or\n  \
+             more, of the method whose seeds scatter most {most:.3} (`difference_resolvable`; `relora plan --resolve`)."
+        );
+    }
     for (what, verdicts) in [
         (
             "Resolved by their own intervals, but not all at once",
             &[BETTER_ALONE, WORSE_ALONE][..],
         ),
+        ("Equal within the declared margin", &[TIE]),
         ("Not resolved", &["unresolved"]),
         (
             "Not judged, since the side that looks better diverged on some seeds",

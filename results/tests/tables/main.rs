@@ -1,5 +1,6 @@
 //! Suites written to disk by the tests and read back: the frames, their files and the report, without training anything.
 
+mod answers;
 mod spectra;
 mod suite;
 

@@ -62,6 +62,12 @@ impl Suite {
         self.file(&directory, "result.json", &json!(result(loss)).to_string());
     }
 
+    /// A complete run with keys and records of its own.
+    pub fn complete_row(&self, row: RowKeys, loss: f64, records: &[Value]) {
+        let directory = self.begin(row, records);
+        self.file(&directory, "result.json", &json!(result(loss)).to_string());
+    }
+
     /// A complete run with figures of its own.
     pub fn complete_with(&self, size: &str, method: &str, seed: u64, change: impl Fn(&mut Value)) {
         self.complete(size, method, seed, 4.5);

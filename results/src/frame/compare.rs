@@ -1,0 +1,331 @@
+//! The runs of one method at one size ([`Group`]) and such groups beside the one that they are compared with ([`Compared`]):
+//! paired by seed, tested together, judged.
+
+use super::{Run, Runs};
+use crate::record::{RowKeys, RunResult, Status};
+use crate::statistics::{
+    Difference, Estimate, SIGNIFICANCE, holm, mean_interval, paired, pairs_needed,
+    smallest_difference, strictest_level,
+};
+use serde::Serialize;
+
+/// The verdict on a difference that is surely smaller than the margin which the suite declares.
+pub(crate) const TIE: &str = "tie";
+
+/// The verdict on a difference that favours a side which diverged on some seeds: the seeds that it survived say nothing of
+/// those that it did not.
+pub(crate) const UNRESOLVED_DIVERGED: &str = "unresolved: diverged";
+
+/// The verdict on a difference below zero by its own interval, but not when all methods of the table are tested at once.
+pub(crate) const BETTER_ALONE: &str = "better alone";
+
+/// The same above zero.
+pub(crate) const WORSE_ALONE: &str = "worse alone";
+
+/// How many seeds it takes to tell a method from the reference of its size.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SeedsNeeded {
+    /// Name of the LLaMA shape.
+    pub size: String,
+    /// The method.
+    pub method: String,
+    /// What it is compared with.
+    pub reference: String,
+    /// Pairs of seeds by which their differences' scatter is known.
+    pub measured: usize,
+    /// Seeds of each; none where more than [`MOST_PAIRS`](crate::statistics::MOST_PAIRS) would be needed.
+    pub needed: Option<usize>,
+}
+
+impl Runs {
+    /// For each method with at least two pairs, how many seeds would find a true difference in validation loss (nats)
+    /// significant in four of five suites, at the strictest level of Holm's correction over the methods of its size.
+    #[must_use]
+    pub fn seeds_to_resolve(&self, reference: &str, difference: f64) -> Vec<SeedsNeeded> {
+        let compared = self.compared(reference);
+        let needed = compared.iter().filter_map(|row| {
+            let estimate = row.difference?.estimate;
+            let deviation = estimate.standard_error? * (estimate.n as f64).sqrt();
+            let level = strictest_level(row.comparisons);
+            Some(SeedsNeeded {
+                size: row.group.row().size.clone(),
+                method: row.group.row().method.clone(),
+                reference: row.reference.as_ref()?.row().method.clone(),
+                measured: estimate.n,
+                needed: pairs_needed(difference, deviation, level),
+            })
+        });
+        needed.collect()
+    }
+
+    /// Groups of every size, each compared with the group that stands for `reference` at that size.
+    pub(super) fn compared(&self, reference: &str) -> Vec<Compared<'_>> {
+        let runs: Vec<&Run> = self.iter().collect();
+        runs.chunk_by(|left, right| left.row.size == right.row.size)
+            .flat_map(|size| compare(size, reference, self.margin))
+            .collect()
+    }
+}
+
+/// The runs of one method at one size, seeds ascending; never empty.
+#[derive(Clone)]
+pub(super) struct Group<'a> {
+    pub(super) runs: Vec<&'a Run>,
+}
+
+impl<'a> Group<'a> {
+    /// Keys of the first seed: all but the seed are the same in the others.
+    pub(super) fn row(&self) -> &'a RowKeys {
+        &self.runs[0].row
+    }
+
+    pub(super) fn complete(&self) -> impl Iterator<Item = (u64, &'a RunResult)> {
+        self.runs
+            .iter()
+            .filter_map(|run| Some((run.row.seed, run.complete()?)))
+    }
+
+    pub(super) fn has_diverged(&self) -> bool {
+        self.count(|status| status == Status::Diverged) > 0
+    }
+
+    /// A figure of every complete seed that has it.
+    pub(super) fn values(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Vec<(u64, f64)> {
+        self.complete()
+            .filter_map(|(seed, result)| Some((seed, value(result)?)))
+            .collect()
+    }
+
+    pub(super) fn mean(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Option<Estimate> {
+        let values: Vec<f64> = self
+            .values(value)
+            .into_iter()
+            .map(|(_, value)| value)
+            .collect();
+        mean_interval(&values)
+    }
+
+    pub(super) fn largest(&self, value: impl Fn(&RunResult) -> u64) -> Option<u64> {
+        self.complete().map(|(_, result)| value(result)).max()
+    }
+
+    /// Targets that each complete seed trained on, where that is one number.
+    pub(super) fn tokens_seen(&self) -> Option<u64> {
+        let mut seen = self.complete().map(|(_, result)| result.tokens_seen);
+        let first = seen.next()?;
+        seen.all(|tokens| tokens == first).then_some(first)
+    }
+
+    pub(super) fn seeds(&self) -> String {
+        let seeds: Vec<String> = self.complete().map(|(seed, _)| seed.to_string()).collect();
+        seeds.join(" ")
+    }
+
+    pub(super) fn count(&self, status: impl Fn(Status) -> bool) -> u64 {
+        self.runs.iter().filter(|run| status(run.status)).count() as u64
+    }
+
+    /// How the seeds stand, e.g. `complete`, `diverged at 120 (2 of 3)`, `diverged at 120, 340 (2 of 3), pending (1 of 3)`.
+    pub(super) fn status(&self) -> String {
+        let mut statuses: Vec<Status> = Vec::new();
+        for run in &self.runs {
+            if run.status != Status::Complete && !statuses.contains(&run.status) {
+                statuses.push(run.status);
+            }
+        }
+        if statuses.is_empty() {
+            return Status::Complete.name().to_owned();
+        }
+        let parts = statuses.into_iter().map(|status| {
+            let runs: Vec<&&Run> = self
+                .runs
+                .iter()
+                .filter(|run| run.status == status)
+                .collect();
+            let mut at: Vec<u64> = runs
+                .iter()
+                .filter_map(|run| run.result.as_ref()?.diverged_at_step)
+                .collect();
+            at.sort_unstable();
+            at.dedup();
+            let at: Vec<String> = at.iter().map(u64::to_string).collect();
+            let at = if at.is_empty() {
+                String::new()
+            } else {
+                format!(" at {}", at.join(", "))
+            };
+            format!(
+                "{}{at} ({} of {})",
+                status.name(),
+                runs.len(),
+                self.runs.len()
+            )
+        });
+        parts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A group beside the reference of its size.
+pub(super) struct Compared<'a> {
+    pub(super) group: Group<'a>,
+    /// None where the size has no reference; the reference is compared with itself nowhere, but is named here too.
+    pub(super) reference: Option<Group<'a>>,
+    /// Validation loss, this method minus the reference, over the seeds that both ran to their end. None for the reference.
+    pub(super) difference: Option<Difference>,
+    /// p-value after Holm's correction over all differences of the size.
+    pub(super) p_adjusted: Option<f64>,
+    /// Number of the differences that are tested.
+    comparisons: usize,
+    /// Nats within which two losses count as equal, where the suite declares that.
+    margin: Option<f64>,
+}
+
+impl Compared<'_> {
+    pub(super) fn loss(&self) -> Option<Estimate> {
+        self.group.mean(|result| result.validation_loss)
+    }
+
+    pub(super) fn is_reference(&self) -> bool {
+        self.reference
+            .as_ref()
+            .is_some_and(|reference| reference.row().method == self.group.row().method)
+    }
+
+    /// [`TIE`] where the difference is surely within the suite's margin, else as [`judged`]; [`UNRESOLVED_DIVERGED`] where a
+    /// side has lost seeds to divergence and the others would make it the better one, or as good.
+    pub(super) fn verdict(&self) -> Option<&'static str> {
+        let difference = self.difference?;
+        let point = difference.estimate.point;
+        // Only the seeds that survived are compared: who lost some to divergence cannot win by the others, neither the
+        // method nor the reference.
+        let ahead = if point < 0.0 {
+            Some(&self.group)
+        } else {
+            self.reference.as_ref().filter(|_| point > 0.0)
+        };
+        let is_tie = self
+            .margin
+            .is_some_and(|margin| difference.is_within(margin));
+        let reference_diverged = self.reference.as_ref().is_some_and(Group::has_diverged);
+        Some(match ahead {
+            Some(ahead) if ahead.has_diverged() => UNRESOLVED_DIVERGED,
+            _ if is_tie && (self.group.has_diverged() || reference_diverged) => UNRESOLVED_DIVERGED,
+            _ if is_tie => TIE,
+            _ => judged(&difference.estimate, self.p_adjusted),
+        })
+    }
+
+    /// The smallest true difference that these seeds would find significant in four of five suites like this one, whatever
+    /// the other methods' differences are: at the strictest level that Holm's correction takes.
+    pub(super) fn resolvable(&self) -> Option<f64> {
+        let level = strictest_level(self.comparisons);
+        smallest_difference(&self.difference?.estimate, level)
+    }
+
+    /// Geometric mean of the paired ratios to the reference, with the interval of the mean log ratio.
+    pub(super) fn ratio(
+        &self,
+        value: impl Fn(&RunResult) -> Option<f64> + Copy,
+    ) -> Option<Estimate> {
+        let logarithm =
+            |result: &RunResult| value(result).filter(|value| *value > 0.0).map(f64::ln);
+        let (left, right) = pair(
+            &self.group.values(logarithm),
+            &self.reference.as_ref()?.values(logarithm),
+        );
+        let difference = paired(&left, &right).filter(|_| !self.is_reference())?;
+        Some(difference.estimate.map(f64::exp))
+    }
+
+    pub(super) fn optimizer_state_ratio(&self) -> Option<f64> {
+        if self.is_reference() {
+            return None;
+        }
+        let own = self.group.largest(|result| result.optimizer_state_bytes)?;
+        let other = self
+            .reference
+            .as_ref()?
+            .largest(|result| result.optimizer_state_bytes)
+            .filter(|&bytes| bytes > 0)?;
+        Some(own as f64 / other as f64)
+    }
+}
+
+/// A difference in loss in a word: `better` or `worse` where the adjusted p-value is below the level of significance,
+/// [`BETTER_ALONE`] or [`WORSE_ALONE`] where only its own interval excludes zero, else `unresolved`.
+pub(super) fn judged(estimate: &Estimate, p_adjusted: Option<f64>) -> &'static str {
+    let significant = p_adjusted.is_some_and(|p| p < SIGNIFICANCE);
+    let interval = estimate.interval.as_ref();
+    if significant && estimate.point < 0.0 {
+        "better"
+    } else if significant && estimate.point > 0.0 {
+        "worse"
+    } else if interval.is_some_and(|it| it.high < 0.0) {
+        BETTER_ALONE
+    } else if interval.is_some_and(|it| it.low > 0.0) {
+        WORSE_ALONE
+    } else {
+        "unresolved"
+    }
+}
+
+/// Compares the groups of one size with the one of the given name or, where there is none, with the only one of that preset.
+fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Compared<'a>> {
+    let groups: Vec<Group<'a>> = size
+        .chunk_by(|left, right| left.row.method == right.row.method)
+        .map(|runs| Group {
+            runs: runs.to_vec(),
+        })
+        .collect();
+    let named = groups.iter().find(|group| group.row().method == reference);
+    let mut of_preset = groups
+        .iter()
+        .filter(|group| group.row().preset == reference);
+    let only = of_preset.next().filter(|_| of_preset.next().is_none());
+    let reference = named.or(only).cloned();
+
+    let loss = |result: &RunResult| result.validation_loss;
+    let mut rows: Vec<Compared<'a>> = groups
+        .into_iter()
+        .map(|group| {
+            let mut row = Compared {
+                group,
+                reference: reference.clone(),
+                difference: None,
+                p_adjusted: None,
+                comparisons: 0,
+                margin,
+            };
+            if let Some(reference) = reference.as_ref().filter(|_| !row.is_reference()) {
+                let (left, right) = pair(&row.group.values(loss), &reference.values(loss));
+                row.difference = paired(&left, &right);
+            }
+            row
+        })
+        .collect();
+    let tested: Vec<usize> = (0..rows.len())
+        .filter(|&index| p_value(&rows[index]).is_some())
+        .collect();
+    let p_values: Vec<f64> = tested
+        .iter()
+        .filter_map(|&index| p_value(&rows[index]))
+        .collect();
+    for (index, p) in tested.into_iter().zip(holm(&p_values)) {
+        rows[index].p_adjusted = Some(p);
+        rows[index].comparisons = p_values.len();
+    }
+    rows
+}
+
+pub(super) fn p_value(row: &Compared<'_>) -> Option<f64> {
+    row.difference.and_then(|difference| difference.p)
+}
+
+/// Values of the seeds that both sides have, in the order of the seeds.
+fn pair(left: &[(u64, f64)], right: &[(u64, f64)]) -> (Vec<f64>, Vec<f64>) {
+    let common = left.iter().filter_map(|(seed, value)| {
+        let (_, other) = right.iter().find(|(other, _)| other == seed)?;
+        Some((*value, *other))
+    });
+    common.unzip()
+}

@@ -1,0 +1,252 @@
+//! What the parts do, what a restart does, what a loss costs, what is claimed: expected values are computed by hand from the
+//! losses that the tests lay down.
+
+use super::suite::{Suite, evaluation, restart, row, step};
+use super::{number, text};
+use results::claims::{self, Verdict};
+use results::record::RowKeys;
+use results::render::markdown;
+
+/// A low-rank method with these parts.
+fn with_parts(method: &str, seed: u64, restarts: bool, warm_start: bool) -> RowKeys {
+    RowKeys {
+        method: method.into(),
+        restarts,
+        warm_start,
+        optimizer_reset: false,
+        jagged: false,
+        rewarmup: false,
+        ..row("nano", "lora", seed)
+    }
+}
+
+/// Losses 4.00 + 0.10 (restarts) - 0.30 (warm start) + 0.04 (both), and of each seed another level and a little of its own.
+fn factorial(leave_out: &str) -> Suite {
+    let suite = Suite::new();
+    for (seed, level, own) in [(1, 0.0, 0.001), (2, 0.2, -0.002), (3, -0.1, 0.001)] {
+        for (method, restarts, warm_start, loss) in [
+            ("--", false, false, 4.00),
+            ("R-", true, false, 4.10 + own),
+            ("-W", false, true, 3.70),
+            ("RW", true, true, 3.84),
+        ] {
+            if method != leave_out {
+                let keys = with_parts(method, seed, restarts, warm_start);
+                let loss = loss + level;
+                suite.complete_row(keys, loss, &[evaluation(20, loss)]);
+            }
+        }
+    }
+    suite
+}
+
+#[test]
+fn effects_are_contrasts_within_seeds() {
+    let frame = factorial("").read().effects();
+    let effect = |name: &str, column: &str| -> f64 {
+        let names = super::column_of_text(&frame, "effect_of");
+        let row = names.iter().position(|it| it == name).expect("the effect");
+        let value = frame.column(column).expect("the column").get(row);
+        value.expect("the row").extract().expect("a number")
+    };
+    // with restarts 4.10 and 3.84, without 4.00 and 3.70; own parts of the seeds cancel: their mean is zero
+    assert!((effect("restarts", "effect") - 0.12).abs() < 1e-12);
+    assert!((effect("warm_start", "effect") + 0.28).abs() < 1e-12);
+    // half of (3.84 - 3.70) - (4.10 - 4.00)
+    assert!((effect("restarts x warm_start", "effect") - 0.02).abs() < 1e-12);
+    assert_eq!(frame.height(), 3);
+    // half of each seed's own part: 0.0005, -0.001, 0.0005, with a deviation of 0.000866 and an error of 0.0005
+    let error = effect("restarts", "effect_standard_error");
+    assert!((error - 0.0005).abs() < 1e-9, "{error}");
+    assert_eq!(effect("restarts", "seeds_complete"), 3.0);
+
+    let report = markdown(&factorial("").read());
+    assert!(report.contains("### Effects of the parts"), "{report}");
+    assert!(report.contains("| restarts x warm start |"), "{report}");
+}
+
+#[test]
+fn without_all_combinations_there_are_no_effects() {
+    assert_eq!(factorial("RW").read().effects().height(), 0);
+}
+
+/// Steps of 10, a restart every 40: windows of 10 steps. One method restarts at 40, with a rise of 0.5 that is gone at 60.
+#[test]
+fn a_spike_is_measured_beside_the_same_batches_without_a_restart() {
+    let suite = Suite::new();
+    let restarting = RowKeys {
+        restart_every: Some(40),
+        planned_steps: 80,
+        ..row("nano", "relora", 1)
+    };
+    let losses = [(10, 4.4), (20, 4.3), (30, 4.2), (40, 4.1)];
+    let mut records: Vec<_> = losses.iter().map(|(at, loss)| step(*at, *loss)).collect();
+    records.push(restart(40));
+    let after = [(50, 4.6), (60, 4.0), (70, 3.9), (80, 3.8)];
+    records.extend(after.iter().map(|(at, loss)| step(*at, *loss)));
+    suite.complete_row(restarting, 3.8, &records);
+    let steady: Vec<_> = (1..=8)
+        .map(|it| step(10 * it, 4.5 - 0.1 * it as f64))
+        .collect();
+    suite.complete_row(row("nano", "full", 1), 3.7, &steady);
+
+    let frame = suite.read().recovery();
+    let of = |method: &str, column: &str| number(&frame, method, column).expect("a number");
+    // before: the step at 40 alone; behind: the one at 50; half a window is 5 steps, so that each is compared alone
+    assert!((of("relora", "spike") - 0.5).abs() < 1e-12);
+    assert_eq!(of("relora", "recovered_after_steps"), 20.0);
+    assert_eq!(text(&frame, "relora", "restarted"), "true");
+    assert!((of("full", "spike") + 0.1).abs() < 1e-12);
+    assert_eq!(of("full", "recovered_after_steps"), 10.0);
+    assert_eq!(text(&frame, "full", "restarted"), "false");
+}
+
+/// Evaluations at 100, 200 and 300 steps of 2048 targets. `relora` ends at 4.2, which `full` reaches half way from 100 (4.4) to
+/// 200 (4.0): after 150 steps, so that the same loss costs twice the tokens. Its steps cost half of full rank's after a warm
+/// start of 100.
+#[test]
+fn the_price_of_a_loss_is_read_off_the_evaluations() {
+    let suite = Suite::new();
+    for seed in [1, 2] {
+        let full = RowKeys {
+            flops: 300.0,
+            ..row("nano", "full", seed)
+        };
+        let records = [
+            evaluation(100, 4.4),
+            evaluation(200, 4.0),
+            evaluation(300, 3.9),
+        ];
+        suite.complete_row(full, 3.9, &records);
+        let relora = RowKeys {
+            flops: 200.0,
+            warm_start_steps: Some(100),
+            ..row("nano", "relora", seed)
+        };
+        let records = [
+            evaluation(100, 4.8),
+            evaluation(200, 4.4),
+            evaluation(300, 4.2),
+        ];
+        suite.complete_row(relora, 4.2, &records);
+    }
+    let frame = suite.read().prices();
+    let of = |column: &str| number(&frame, "relora", column).expect("a number");
+    assert!((of("same_loss") - 4.2).abs() < 1e-12);
+    assert!((of("tokens_to_loss_ratio") - 2.0).abs() < 1e-12);
+    // 100 steps of 1 and 200 of 0.5, over 150 of 1
+    assert!((of("flops_to_loss_ratio") - 200.0 / 150.0).abs() < 1e-12);
+    assert!((of("flops_ratio") - 2.0 / 3.0).abs() < 1e-12);
+    assert_eq!(of("pairs"), 2.0);
+    assert_eq!(number(&frame, "full", "tokens_to_loss_ratio"), None);
+}
+
+/// Losses of `relora` and others at a size, with a scatter by seed that all share and a small one of their own.
+fn suite_of(size: &str, differences: &[(&str, f64)], seeds: u64) -> Suite {
+    let suite = Suite::new();
+    for seed in 1..=seeds {
+        let own = 0.001 * (seed % 3) as f64;
+        suite.complete(size, "relora", seed, 4.0 + 0.05 * seed as f64);
+        for (method, difference) in differences {
+            suite.complete(
+                size,
+                method,
+                seed,
+                4.0 + 0.05 * seed as f64 - difference + own,
+            );
+        }
+    }
+    suite
+}
+
+fn verdicts(suite: &Suite) -> Vec<Verdict> {
+    let judgements = claims::judge(&suite.read());
+    judgements.iter().map(|it| it.verdict).collect()
+}
+
+#[test]
+fn a_claim_is_judged_at_its_own_sizes_and_by_all_that_it_compares() {
+    // relora 0.1 above full, and below all others
+    let others = [
+        ("full", 0.1),
+        ("control", -0.2),
+        ("lora", -0.1),
+        ("low-rank", -0.5),
+        ("lora-warm-start", -0.05),
+    ];
+    let at_60m = verdicts(&suite_of("60m", &others, 5));
+    assert_eq!(at_60m.len(), 14);
+    assert_eq!(at_60m[0], Verdict::Refuted, "equal to full within 0.035");
+    assert_eq!(at_60m[1], Verdict::Reproduced, "better than control");
+    assert_eq!(at_60m[2], Verdict::Reproduced, "better than each LoRA");
+    assert_eq!(at_60m[3], Verdict::NotTested, "one size has no slope");
+    assert_eq!(at_60m[4], Verdict::Reproduced, "worse than full at 60m");
+    assert_eq!(at_60m[5], Verdict::NotTested, "not at 130m");
+    assert_eq!(at_60m[12], Verdict::NotTested);
+
+    // one comparison is missing
+    let without_low_rank = verdicts(&suite_of("60m", &[others[0], others[2], others[4]], 5));
+    assert_eq!(without_low_rank[2], Verdict::NotTested);
+
+    // one seed cannot tell
+    let one = verdicts(&suite_of("60m", &others, 1));
+    assert_eq!(one[..3], [Verdict::Underpowered; 3]);
+
+    let small = claims::judge(&suite_of("nano", &others, 5).read());
+    assert_eq!(small[0].verdict, Verdict::NotTested);
+    assert!(
+        small[0].figures[0].starts_with("nano: relora - full +0.09"),
+        "{:?}",
+        small[0]
+    );
+    assert_eq!(
+        small[0].needed.as_deref(),
+        Some("runs of 60m, 130m, 250m, 350m")
+    );
+}
+
+#[test]
+fn a_gap_that_narrows_is_one_whose_slope_over_sizes_is_below_zero() {
+    let suite = Suite::new();
+    for seed in 1..=4 {
+        let own = 0.001 * (seed % 3) as f64;
+        for (size, gap) in [("nano", 0.3), ("micro", 0.2), ("60m", 0.05)] {
+            suite.complete(size, "full", seed, 4.0 + 0.1 * seed as f64);
+            suite.complete(size, "relora", seed, 4.0 + 0.1 * seed as f64 + gap + own);
+        }
+    }
+    assert_eq!(verdicts(&suite)[3], Verdict::Reproduced);
+}
+
+#[test]
+fn the_seeds_that_it_takes_follow_from_the_scatter() {
+    let suite = Suite::new();
+    // differences 0.02, 0.05, 0.08: a deviation of 0.03, and one comparison
+    for (seed, difference) in [(1, 0.02), (2, 0.05), (3, 0.08)] {
+        suite.complete("nano", "full", seed, 4.0);
+        suite.complete("nano", "relora", seed, 4.0 + difference);
+    }
+    let needed = &suite.read().seeds_to_resolve("full", 0.03)[0];
+    assert_eq!((needed.method.as_str(), needed.measured), ("relora", 3));
+    // an effect of one deviation: 9.94 pairs by statsmodels (resolution.json)
+    assert_eq!(needed.needed, Some(10));
+}
+
+#[test]
+fn a_tie_is_declared_only_within_a_margin_that_was() {
+    let suite = Suite::new();
+    for (seed, difference) in [(1, 0.001), (2, -0.001), (3, 0.0), (4, 0.001)] {
+        suite.complete("nano", "full", seed, 4.0 + 0.1 * seed as f64);
+        suite.complete("nano", "relora", seed, 4.0 + 0.1 * seed as f64 + difference);
+    }
+    let verdict = |margin| {
+        text(
+            &suite.read().with_margin(margin).perplexity(),
+            "relora",
+            "verdict",
+        )
+    };
+    assert_eq!(verdict(None), "unresolved");
+    assert_eq!(verdict(Some(0.01)), "tie");
+    assert_eq!(verdict(Some(0.001)), "unresolved");
+}
