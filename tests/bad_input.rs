@@ -164,6 +164,27 @@ const CASES: &[Case] = &[
         says: &["'-1'", "--seeds", "a whole number"],
     },
     Case {
+        what: "a difference of nothing to resolve",
+        prepare: NOTHING,
+        arguments: "plan --profile smoke --resolve 0 --device cpu",
+        code: 2,
+        says: &["'0'", "--resolve", "a number above 0"],
+    },
+    Case {
+        what: "a scatter that nobody has measured",
+        prepare: NOTHING,
+        arguments: "plan --profile smoke --out nowhere --resolve 0.01 --device cpu",
+        code: 2,
+        says: &["--resolve 0.01", "nowhere", "train some first"],
+    },
+    Case {
+        what: "a margin of nothing",
+        prepare: NOTHING,
+        arguments: "plan --profile smoke --set margin=0 --device cpu",
+        code: 2,
+        says: &["margin = 0", "must be more than 0"],
+    },
+    Case {
         what: "a seed that no profile could hold",
         prepare: NOTHING,
         arguments: "train --profile smoke --size nano --method lora --seed 9223372036854775808",

@@ -731,6 +731,57 @@ fn a_micro_batch_that_is_left_open_is_chosen_and_then_kept() {
     assert!(refused.stderr.contains(names), "{}", refused.stderr);
 }
 
+/// Beyond its tables a suite says what its seeds could tell, and what of the claims about ReLoRA it shows.
+#[test]
+fn a_suite_answers_what_it_can_resolve_and_what_of_the_claims_it_shows() {
+    let world = World::new();
+    let only = [
+        "--only",
+        "full,relora",
+        "--seeds",
+        "1,2",
+        "--set",
+        "margin=9",
+    ];
+    world.succeed(&World::suite("out", &only));
+
+    let seeds = ["--out", "out", "--seeds", "1,2", "--resolve", "0.5"];
+    let plan = world.succeed(&World::tiny("plan", &seeds)).stdout;
+    assert!(plan.contains("relora against full"), "{plan}");
+    assert!(plan.contains("by 2 pairs"), "{plan}");
+
+    let claims = world.succeed(&["claims", "out"]).stdout;
+    assert!(
+        claims.contains("1. ReLoRA trains as well as full rank: not tested"),
+        "{claims}"
+    );
+    assert!(
+        claims.contains("needed: runs of 60m, 130m, 250m, 350m"),
+        "{claims}"
+    );
+    assert!(claims.contains("tiny: relora - full "), "{claims}");
+    assert!(claims.contains("out: 14 claims, "), "{claims}");
+    let json = world.succeed(&["claims", "out", "--json"]).stdout;
+    let judged: Vec<serde_json::Value> = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(judged.len(), 14);
+    assert!(judged.iter().all(|claim| claim["source"].is_string()));
+
+    // Two seeds of a tiny network are far less than nine nats apart.
+    let table = ["tables", "out", "--table", "perplexity", "--json"];
+    let rows: serde_json::Value =
+        serde_json::from_str(&world.succeed(&table).stdout).expect("JSON");
+    let relora = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .find(|row| row["method"] == "relora");
+    assert_eq!(relora.expect("a row")["verdict"], "tie");
+
+    // Nothing runs, so that it ends by itself.
+    let watched = world.succeed(&["status", "out", "--watch"]).stdout;
+    assert!(watched.contains("out: 4 complete"), "{watched}");
+}
+
 /// What `bench-step` prints hangs together, and the operations of a token are those of the network by hand.
 #[test]
 fn bench_step_measures_what_it_says() {

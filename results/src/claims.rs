@@ -1,7 +1,8 @@
 //! What is claimed of ReLoRA (`claims.toml`), held against a suite.
 //!
 //! A claim is judged only by what it is about: where it names sizes, runs of other sizes leave it untested, however they came
-//! out. Where several methods are compared, their p-values are adjusted together.
+//! out. Where several methods are compared, their p-values are adjusted together, and the level is divided by the number of
+//! sizes that were trained. Where a side has lost seeds to divergence, the others decide nothing.
 
 use crate::frame::Runs;
 use crate::statistics::{
@@ -29,21 +30,21 @@ pub struct Claim {
 enum Test {
     /// A lower validation loss than each of the others.
     Better { method: String, than: Vec<String> },
-    /// A higher one.
-    Worse { method: String, than: Vec<String> },
-    /// Equal but for a margin, nats.
-    Equal {
+    /// A lower one than not all of the others.
+    NotBetterThanAll { method: String, than: Vec<String> },
+    /// Higher by less than a margin, nats.
+    NotWorse {
         method: String,
-        to: String,
+        than: String,
         margin: f64,
     },
-    /// The difference falls from size to size.
+    /// The difference is above zero, and falls from size to size.
     Narrows { method: String, to: String },
     /// The loss behind a restart rises further.
     Spikes { method: String, over: String },
     /// Successive products write to directions further apart.
     Turns { method: String, more_than: String },
-    /// The update's effective rank is above the rank of one product.
+    /// The update's effective rank is above that of its products, on average.
     RankAboveOneProduct { method: String },
     /// Fewer singular values of the update below 0.1.
     FewerSmallValues { method: String, than: String },
@@ -97,6 +98,8 @@ pub struct Judgement {
     pub source: String,
     /// How it stands.
     pub verdict: Verdict,
+    /// Of how many of its sizes, where it names several and not all were trained.
+    pub scope: Option<String>,
     /// The figures behind that, size by size; of other sizes too, which decide nothing.
     pub figures: Vec<String>,
     /// What would be needed to tell, where the suite does not.
@@ -133,53 +136,63 @@ struct Found {
 
 impl Claim {
     fn judge(self, runs: &Runs) -> Judgement {
-        let judgement = |verdict, figures, needed| Judgement {
+        let mut judgement = Judgement {
             number: self.number,
             statement: self.statement.clone(),
             source: self.source.clone(),
-            verdict,
-            figures,
-            needed,
+            verdict: Verdict::NotTested,
+            scope: None,
+            figures: Vec::new(),
+            needed: None,
         };
         if let Test::Elsewhere { needs } = &self.test {
-            return judgement(Verdict::NotTested, Vec::new(), Some(needs.clone()));
+            judgement.needed = Some(needs.clone());
+            return judgement;
         }
-        let sizes = runs.sizes();
+        let (own, other): (Vec<String>, Vec<String>) = runs
+            .sizes()
+            .into_iter()
+            .partition(|size| self.is_about(size));
+        let level = SIGNIFICANCE / own.len().max(1) as f64;
+        let (mut verdicts, mut needed) = (Vec::new(), Vec::new());
         if let Test::Narrows { method, to } = &self.test {
-            let found = narrows(runs, &sizes, method, to);
-            let is_about = sizes.iter().any(|size| self.is_about(size));
-            let verdict = if is_about {
-                found.verdict
-            } else {
-                Verdict::NotTested
-            };
-            let figures = (!found.figures.is_empty()).then_some(found.figures);
-            return judgement(verdict, figures.into_iter().collect(), found.needed);
+            let found = narrows(runs, &own, method, to);
+            verdicts.push(found.verdict);
+            needed.extend(found.needed);
+            judgement
+                .figures
+                .extend(Some(found.figures).filter(|it| !it.is_empty()));
         }
-        let mut figures = Vec::new();
-        let mut verdicts = Vec::new();
-        let mut needed = Vec::new();
-        for size in &sizes {
-            let found = self.test.judge(runs, size);
+        for size in own.iter().chain(&other) {
+            let found = self.test.judge(runs, size, level);
             if !found.figures.is_empty() {
-                figures.push(format!("{size}: {}", found.figures));
+                judgement.figures.push(format!("{size}: {}", found.figures));
             }
-            if self.is_about(size) {
+            if own.contains(size) && !matches!(self.test, Test::Narrows { .. }) {
                 verdicts.push(found.verdict);
                 needed.extend(found.needed.map(|needed| format!("{size}: {needed}")));
             }
         }
-        if verdicts.is_empty() {
-            let sizes = format!("runs of {}", self.sizes.join(", "));
-            return judgement(Verdict::NotTested, figures, Some(sizes));
-        }
         // A claim about all sizes falls with one of them, and stands where all that were trained show it.
         let verdict = [Verdict::Refuted, Verdict::Underpowered, Verdict::Reproduced]
             .into_iter()
-            .find(|verdict| verdicts.contains(verdict))
-            .unwrap_or(Verdict::NotTested);
-        let needed = (!needed.is_empty()).then(|| needed.join("; "));
-        judgement(verdict, figures, needed)
+            .find(|verdict| verdicts.contains(verdict));
+        judgement.verdict = verdict.unwrap_or(Verdict::NotTested);
+        let missing: Vec<&str> = self
+            .sizes
+            .iter()
+            .filter(|size| !own.contains(size))
+            .map(String::as_str)
+            .collect();
+        if !missing.is_empty() {
+            if judgement.verdict != Verdict::NotTested {
+                let all = self.sizes.len();
+                judgement.scope = Some(format!("{} of its {all} sizes", all - missing.len()));
+            }
+            needed.push(format!("runs of {}", missing.join(", ")));
+        }
+        judgement.needed = (!needed.is_empty()).then(|| needed.join("; "));
+        judgement
     }
 
     fn is_about(&self, size: &str) -> bool {
@@ -188,63 +201,101 @@ impl Claim {
 }
 
 impl Test {
-    fn judge(&self, runs: &Runs, size: &str) -> Found {
+    fn judge(&self, runs: &Runs, size: &str, level: f64) -> Found {
+        let beside =
+            |figure: &dyn Fn(&str) -> Vec<(u64, f64)>, sign, unit, method: &str, other: &str| {
+                let (left, right) = (figure(method), figure(other));
+                let found = compared(&left, &right, sign, level, unit, method, other);
+                found.unless_diverged(runs, size, &[method, other])
+            };
         match self {
-            Test::Better { method, than } => all_of(runs, size, method, than, -1.0),
-            Test::Worse { method, than } => all_of(runs, size, method, than, 1.0),
-            Test::Equal { method, to, margin } => equal(runs, size, method, to, *margin),
-            Test::Spikes { method, over } => {
-                let spikes = |method: &str| runs.spikes(size, method);
-                compared(
-                    &spikes(method),
-                    &spikes(over),
-                    1.0,
-                    "nats of spike",
-                    method,
-                    over,
-                )
+            Test::Better { method, than } => all_of(runs, size, level, method, than)
+                .unless_diverged(runs, size, &names(method, than)),
+            Test::NotBetterThanAll { method, than } => {
+                let found = all_of(runs, size, level, method, than);
+                Found {
+                    verdict: match found.verdict {
+                        Verdict::Reproduced => Verdict::Refuted,
+                        Verdict::Refuted => Verdict::Reproduced,
+                        other => other,
+                    },
+                    ..found
+                }
+                .unless_diverged(runs, size, &names(method, than))
             }
-            Test::Turns { method, more_than } => {
-                let angles = |method: &str| runs.mean_angles(size, method);
-                compared(
-                    &angles(method),
-                    &angles(more_than),
-                    1.0,
-                    "degrees",
-                    method,
-                    more_than,
-                )
-            }
+            Test::NotWorse {
+                method,
+                than,
+                margin,
+            } => not_worse(runs, size, level, method, than, *margin).unless_diverged(
+                runs,
+                size,
+                &[method, than],
+            ),
+            Test::Narrows { method, to } => Found {
+                figures: runs
+                    .difference(size, method, to)
+                    .map_or_else(String::new, |it| {
+                        format!("{method} - {to} {} nats", shown(&it.estimate))
+                    }),
+                ..not_tested(String::new())
+            },
+            Test::Spikes { method, over } => beside(
+                &|it| runs.spikes(size, it),
+                1.0,
+                "nats of spike",
+                method,
+                over,
+            ),
+            Test::Turns { method, more_than } => beside(
+                &|it| runs.mean_angles(size, it),
+                1.0,
+                "degrees",
+                method,
+                more_than,
+            ),
             Test::FewerSmallValues { method, than } => {
-                let small = |method: &str| runs.small_values(size, method);
-                compared(
-                    &small(method),
-                    &small(than),
-                    -1.0,
-                    "singular values below 0.1",
-                    method,
-                    than,
-                )
+                let unit = "singular values below 0.1";
+                beside(&|it| runs.small_values(size, it), -1.0, unit, method, than)
             }
             Test::LessMemory { method, than } => {
-                let peak = |method: &str| runs.peaks(size, method);
-                compared(
-                    &peak(method),
-                    &peak(than),
-                    -1.0,
-                    "MB of peak memory",
-                    method,
-                    than,
-                )
+                let unit = "MB of peak memory (not read on CUDA yet)";
+                beside(&|it| runs.peaks(size, it), -1.0, unit, method, than)
             }
-            Test::RankAboveOneProduct { method } => rank_above(runs, size, method),
+            Test::RankAboveOneProduct { method } => rank_above(runs, size, level, method),
             Test::StateToWeights {
                 method,
                 about,
                 within,
             } => state_to_weights(runs, size, method, *about, *within),
-            Test::Narrows { .. } | Test::Elsewhere { .. } => not_tested(String::new()),
+            Test::Elsewhere { .. } => not_tested(String::new()),
         }
+    }
+}
+
+fn names<'a>(method: &'a str, others: &'a [String]) -> Vec<&'a str> {
+    std::iter::once(method)
+        .chain(others.iter().map(String::as_str))
+        .collect()
+}
+
+impl Found {
+    /// Nothing is decided by the seeds that a side has survived.
+    fn unless_diverged(mut self, runs: &Runs, size: &str, methods: &[&str]) -> Found {
+        let diverged: Vec<String> = methods
+            .iter()
+            .filter_map(|method| {
+                let (diverged, all) = runs.diverged(size, method);
+                (diverged > 0).then(|| format!("{method} diverged on {diverged} of {all} seeds"))
+            })
+            .collect();
+        if !diverged.is_empty() {
+            self.verdict = Verdict::Underpowered;
+            let figures = std::iter::once(self.figures).filter(|it| !it.is_empty());
+            self.figures = figures.chain(diverged).collect::<Vec<_>>().join(", ");
+            self.needed = Some("a judgement by hand: divergence is an outcome".to_owned());
+        }
+        self
     }
 }
 
@@ -274,8 +325,8 @@ fn seeds_for(difference: &Difference, level: f64) -> String {
     }
 }
 
-/// Whether a method's loss is lower (`sign` -1) or higher (1) than each of the others'.
-fn all_of(runs: &Runs, size: &str, method: &str, others: &[String], sign: f64) -> Found {
+/// Whether a method's loss is lower than each of the others'; refuted where it is higher than one of them.
+fn all_of(runs: &Runs, size: &str, level: f64, method: &str, others: &[String]) -> Found {
     let differences: Vec<(&String, Difference)> = others
         .iter()
         .filter_map(|other| Some((other, runs.difference(size, method, other)?)))
@@ -287,35 +338,32 @@ fn all_of(runs: &Runs, size: &str, method: &str, others: &[String], sign: f64) -
         .iter()
         .map(|(_, it)| it.p.unwrap_or(1.0))
         .collect();
-    let significant: Vec<bool> = holm(&p_values).iter().map(|p| *p < SIGNIFICANCE).collect();
-    let as_claimed = |it: &Difference| it.estimate.point * sign > 0.0;
+    let significant: Vec<bool> = holm(&p_values).iter().map(|p| *p < level).collect();
+    let is_lower = |it: &Difference| it.estimate.point < 0.0;
     let each = || differences.iter().zip(&significant);
-    let verdict = if each().any(|((_, it), significant)| *significant && !as_claimed(it)) {
-        Verdict::Refuted
-    } else if each().all(|((_, it), significant)| *significant && as_claimed(it)) {
-        if differences.len() == others.len() {
-            Verdict::Reproduced
-        } else {
-            Verdict::NotTested
-        }
-    } else {
-        Verdict::Underpowered
-    };
-    let figures: Vec<String> = differences
-        .iter()
-        .map(|(other, it)| format!("{method} - {other} {} nats", shown(&it.estimate)))
-        .collect();
-    let level = SIGNIFICANCE / differences.len() as f64;
-    let needed: Vec<String> = each()
-        .filter(|(_, significant)| !**significant)
-        .map(|((other, it), _)| format!("against {other} {}", seeds_for(it, level)))
-        .collect();
     let missing: Vec<&str> = others
         .iter()
         .filter(|other| !differences.iter().any(|(it, _)| it == other))
         .map(String::as_str)
         .collect();
-    let mut needed = needed;
+    let verdict = if each().any(|((_, it), significant)| *significant && !is_lower(it)) {
+        Verdict::Refuted
+    } else if !each().all(|(_, significant)| *significant) {
+        Verdict::Underpowered
+    } else if missing.is_empty() {
+        Verdict::Reproduced
+    } else {
+        Verdict::NotTested
+    };
+    let figures: Vec<String> = differences
+        .iter()
+        .map(|(other, it)| format!("{method} - {other} {} nats", shown(&it.estimate)))
+        .collect();
+    let strictest = level / differences.len() as f64;
+    let mut needed: Vec<String> = each()
+        .filter(|(_, significant)| !**significant)
+        .map(|((other, it), _)| format!("against {other} {}", seeds_for(it, strictest)))
+        .collect();
     if !missing.is_empty() {
         needed.push(format!("runs of {}", missing.join(", ")));
     }
@@ -326,39 +374,25 @@ fn all_of(runs: &Runs, size: &str, method: &str, others: &[String], sign: f64) -
     }
 }
 
-fn equal(runs: &Runs, size: &str, method: &str, to: &str, margin: f64) -> Found {
-    let Some(difference) = runs.difference(size, method, to) else {
-        return not_tested(format!("{method} and {to}"));
+fn not_worse(runs: &Runs, size: &str, level: f64, method: &str, than: &str, margin: f64) -> Found {
+    let Some(difference) = runs.difference(size, method, than) else {
+        return not_tested(format!("{method} and {than}"));
     };
-    let outside = difference
-        .estimate
-        .interval
-        .is_some_and(|it| it.low > margin || it.high < -margin);
-    let verdict = if difference.is_within(margin) {
-        Verdict::Reproduced
-    } else if outside {
-        Verdict::Refuted
-    } else {
-        Verdict::Underpowered
+    let verdict = match difference.p_below(margin) {
+        Some(p) if p < level => Verdict::Reproduced,
+        Some(p) if 1.0 - p < level => Verdict::Refuted,
+        _ => Verdict::Underpowered,
     };
-    // To exclude the margin where there is no difference takes about as many seeds as to find one of its size.
-    let needed = (verdict == Verdict::Underpowered).then(|| {
-        let as_large = Difference {
-            estimate: Estimate {
-                point: margin,
-                ..difference.estimate
-            },
-            ..difference
-        };
-        seeds_for(&as_large, SIGNIFICANCE).replace("the one seen", "zero")
-    });
+    // To exclude the margin takes the seeds that find what lies between it and the difference.
+    let mut to_margin = difference;
+    to_margin.estimate.point = margin - difference.estimate.point;
     Found {
         verdict,
         figures: format!(
-            "{method} - {to} {} nats, margin {margin}",
+            "{method} - {than} {} nats, margin {margin}",
             shown(&difference.estimate)
         ),
-        needed,
+        needed: (verdict == Verdict::Underpowered).then(|| seeds_for(&to_margin, level)),
     }
 }
 
@@ -367,6 +401,7 @@ fn compared(
     left: &[(u64, f64)],
     right: &[(u64, f64)],
     sign: f64,
+    level: f64,
     unit: &str,
     method: &str,
     other: &str,
@@ -379,7 +414,7 @@ fn compared(
     let Some(difference) = paired(&left, &right) else {
         return not_tested(format!("{unit} of {method} and {other}"));
     };
-    let significant = difference.p.is_some_and(|p| p < SIGNIFICANCE);
+    let significant = difference.p.is_some_and(|p| p < level);
     let as_claimed = difference.estimate.point * sign > 0.0;
     let verdict = match (significant, as_claimed) {
         (true, true) => Verdict::Reproduced,
@@ -389,28 +424,34 @@ fn compared(
     Found {
         verdict,
         figures: format!("{method} - {other} {} {unit}", shown(&difference.estimate)),
-        needed: (!significant).then(|| seeds_for(&difference, SIGNIFICANCE)),
+        needed: (!significant).then(|| seeds_for(&difference, level)),
     }
 }
 
-fn rank_above(runs: &Runs, size: &str, method: &str) -> Found {
-    let excess = runs.rank_beyond_one_product(size, method);
-    let values: Vec<f64> = excess.iter().map(|(_, value)| *value).collect();
-    let Some(estimate) = mean_interval(&values) else {
-        return not_tested(format!("spectra of {method} (relora spectra)"));
+fn rank_above(runs: &Runs, size: &str, level: f64, method: &str) -> Found {
+    let excess: Vec<f64> = runs
+        .rank_beyond_its_products(size, method)
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
+    let Some(difference) = paired(&excess, &vec![0.0; excess.len()]) else {
+        return not_tested(format!(
+            "spectra of {method}, products included (relora spectra)"
+        ));
     };
-    let verdict = match estimate.interval {
-        Some(interval) if interval.low > 0.0 => Verdict::Reproduced,
-        Some(interval) if interval.high < 0.0 => Verdict::Refuted,
-        _ => Verdict::Underpowered,
+    let significant = difference.p.is_some_and(|p| p < level);
+    let verdict = match (significant, difference.estimate.point > 0.0) {
+        (true, true) => Verdict::Reproduced,
+        (true, false) => Verdict::Refuted,
+        (false, _) => Verdict::Underpowered,
     };
     Found {
         verdict,
         figures: format!(
-            "effective rank of {method}'s update minus the rank of one product {}",
-            shown(&estimate)
+            "effective rank of {method}'s update minus the mean of its products' {}",
+            shown(&difference.estimate)
         ),
-        needed: (verdict == Verdict::Underpowered).then(|| "more seeds".to_owned()),
+        needed: (!significant).then(|| seeds_for(&difference, level)),
     }
 }
 
@@ -440,8 +481,22 @@ fn narrows(runs: &Runs, sizes: &[String], method: &str, to: &str) -> Found {
             Some((runs.parameters(size, to)?, gaps)).filter(|(_, gaps)| !gaps.is_empty())
         })
         .collect();
-    if of_sizes.len() < 2 {
-        return not_tested(format!("{method} and {to} at two sizes or more"));
+    let mut parameters: Vec<f64> = of_sizes.iter().map(|(parameters, _)| *parameters).collect();
+    parameters.dedup();
+    if parameters.len() < 2 {
+        return not_tested(format!("{method} and {to} at two of its sizes or more"));
+    }
+    let first = mean_interval(
+        &of_sizes[0]
+            .1
+            .iter()
+            .map(|(_, gap)| *gap)
+            .collect::<Vec<_>>(),
+    );
+    if first.is_none_or(|gap| gap.point <= 0.0) {
+        return not_tested(format!(
+            "a gap: at the smallest size {method} is not behind {to}"
+        ));
     }
     let seeds = of_sizes[0].1.iter().map(|(seed, _)| *seed);
     let slopes: Vec<f64> = seeds

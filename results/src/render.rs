@@ -1,12 +1,17 @@
 //! Frames to files and text. Every file is written beside its place and renamed, so that nobody ever reads half of one.
 
+mod cells;
 pub mod csv;
 pub mod figure;
 pub mod json;
+pub mod latex;
 pub mod markdown;
 pub mod parquet;
+mod sections;
+mod table;
 
 pub use json::json;
+pub use latex::latex;
 pub use markdown::{markdown, spectra};
 
 use crate::frame::Runs;
@@ -58,8 +63,8 @@ pub enum RenderError {
     },
 }
 
-/// Writes `<table>.csv` and `<table>.parquet` for every table, the figures and `report.md` into `directory`, which is created. Returns
-/// what it wrote, in order. Equal runs give equal bytes.
+/// Writes `<table>.csv` and `<table>.parquet` for every table, the figures, `report.md` and `report.tex` into `directory`,
+/// which is created. Returns what it wrote, in order. Equal runs give equal bytes.
 ///
 /// # Errors
 ///
@@ -88,6 +93,9 @@ pub fn write_all(runs: &Runs, directory: &Path) -> Result<Vec<PathBuf>, RenderEr
     }
     let path = directory.join("report.md");
     replace(&path, markdown(runs).as_bytes())?;
+    written.push(path);
+    let path = directory.join("report.tex");
+    replace(&path, latex(runs).as_bytes())?;
     written.push(path);
     Ok(written)
 }

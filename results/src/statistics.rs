@@ -56,21 +56,30 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Whether a true difference of `margin` or more, either way, can be excluded: two one-sided t-tests at
-    /// [`SIGNIFICANCE`] (Schuirmann 1987), which is the interval of twice that error lying within the margin. Never for one
-    /// pair.
+    /// p-value of the true difference being `margin` or more: one-sided, by t. None for one pair.
     #[must_use]
-    pub fn is_within(&self, margin: f64) -> bool {
+    pub fn p_below(&self, margin: f64) -> Option<f64> {
         let Estimate {
             point,
-            standard_error: Some(error),
+            standard_error,
             n,
             ..
-        } = self.estimate
-        else {
-            return false;
-        };
-        point.abs() + critical_value(2.0 * SIGNIFICANCE, n - 1) * error < margin
+        } = self.estimate;
+        let two_sided = p_of(margin - point, standard_error?, n - 1)?;
+        Some(if point < margin {
+            two_sided / 2.0
+        } else {
+            1.0 - two_sided / 2.0
+        })
+    }
+
+    /// p-value of the true difference being `margin` or more, either way: the larger of two one-sided t-tests (Schuirmann
+    /// 1987). None for one pair.
+    #[must_use]
+    pub fn p_within(&self, margin: f64) -> Option<f64> {
+        let mut away = *self;
+        away.estimate.point = self.estimate.point.abs();
+        away.p_below(margin)
     }
 }
 
@@ -140,20 +149,50 @@ pub fn paired(left: &[f64], right: &[f64]) -> Option<Difference> {
         .map(|(left, right)| left - right)
         .collect();
     let estimate = mean_interval(&differences)?;
-    let p = estimate.standard_error.map(|error| {
-        if error > 0.0 {
-            two_sided_p(estimate.point / error, estimate.n - 1)
-        } else if estimate.point == 0.0 {
-            1.0
-        } else {
-            0.0
-        }
-    });
+    let p = estimate
+        .standard_error
+        .and_then(|error| p_of(estimate.point, error, estimate.n - 1));
     Some(Difference {
         estimate,
         p,
         bootstrap: bca(&differences),
     })
+}
+
+/// A mean whose standard error was estimated from more than its own values, with the degrees of freedom of that error: interval
+/// and p-value. No bootstrap, which knows only the values.
+#[must_use]
+pub fn with_pooled_error(point: f64, error: f64, degrees: usize, n: usize) -> Difference {
+    let half = critical_value(1.0 - LEVEL, degrees) * error;
+    let estimate = Estimate {
+        point,
+        standard_error: Some(error),
+        interval: Some(Interval {
+            level: LEVEL,
+            low: point - half,
+            high: point + half,
+        }),
+        n,
+    };
+    Difference {
+        estimate,
+        p: p_of(point, error, degrees),
+        bootstrap: None,
+    }
+}
+
+/// Two-sided p-value of a mean with its standard error; none where that is no number. Without spread p is 1 where the mean is
+/// zero and 0 elsewhere, the limits of the test.
+fn p_of(point: f64, error: f64, degrees: usize) -> Option<f64> {
+    if !error.is_finite() {
+        None
+    } else if error > 0.0 {
+        Some(two_sided_p(point / error, degrees))
+    } else if point == 0.0 {
+        Some(1.0)
+    } else {
+        Some(0.0)
+    }
 }
 
 /// Holm's step-down adjustment (Holm 1979) of a family of p-values, in their own order: compared with a level, the adjusted
@@ -416,11 +455,20 @@ mod tests {
     /// the interval of 90% ends at 0.01 + 0.0047.
     #[test]
     fn a_difference_is_within_a_margin_that_its_90_percent_interval_does_not_touch() {
+        let is_within = |difference: &Difference, margin| {
+            difference
+                .p_within(margin)
+                .is_some_and(|p| p < SIGNIFICANCE)
+        };
         let spread = 0.002 * 3.0_f64.sqrt();
         let left = [0.01 - spread, 0.01 - spread, 0.01 + spread, 0.01 + spread];
         let difference = paired(&left, &[0.0; 4]).expect("there are pairs");
-        assert!(difference.is_within(0.0148) && !difference.is_within(0.0146));
-        assert!(!paired(&[0.0], &[0.0]).expect("a pair").is_within(1.0));
+        assert!(is_within(&difference, 0.0148) && !is_within(&difference, 0.0146));
+        // Below the margin, but on the far side of the other one.
+        let far = paired(&[-0.02; 4], &left).expect("there are pairs");
+        assert!(far.p_below(0.0148).is_some_and(|p| p < SIGNIFICANCE));
+        assert!(!is_within(&far, 0.0148));
+        assert!(!is_within(&paired(&[0.0], &[0.0]).expect("a pair"), 1.0));
     }
 
     /// Standard normal draws (Box and Muller 1958).
@@ -489,7 +537,10 @@ mod tests {
             assert!((by_t - LEVEL).abs() < error, "{by_t}");
             assert!((rejected - SIGNIFICANCE).abs() < error, "{rejected}");
             // a bootstrap of few values covers less than it says: that is why verdicts go by t
-            assert!(by_bootstrap > least_by_bootstrap, "{by_bootstrap}");
+            assert!(
+                by_bootstrap > least_by_bootstrap && by_bootstrap < LEVEL + error,
+                "{by_bootstrap}"
+            );
         }
     }
 

@@ -47,11 +47,15 @@ fn told(judgement: &Judgement) -> String {
         statement,
         source,
         verdict,
+        scope,
         figures,
         needed,
     } = judgement;
+    let scope = scope
+        .as_ref()
+        .map_or_else(String::new, |it| format!(" at {it}"));
     let mut text = format!(
-        "{number:>2}. {statement}: {}\n    {source}\n",
+        "{number:>2}. {statement}: {}{scope}\n    {source}\n",
         verdict.name()
     );
     for figures in figures {

@@ -109,10 +109,8 @@ fn told(seeds: &[SeedsNeeded], nats: f64) -> String {
         })
         .collect();
     text += &aligned(&lines);
-    let measured = seeds.iter().map(|row| row.measured).min().unwrap_or(0);
-    if measured < 5 {
-        text += "a scatter that is known by so few pairs may be half or twice what it seems\n";
-    }
+    text += "a scatter known by 2, 3, 4 or 5 pairs may in truth be as much as 32, 6, 4 or 3 times as large, or half as large, and \
+             the seeds go with its square\n";
     text
 }
 

@@ -78,37 +78,54 @@ fn summary(suite: &Path, runs: &Runs) -> String {
 /// How long until the next look.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Looks in a row at which nothing was running, until the suite counts as over: from one run to the next it takes a moment.
-const QUIET_LOOKS: u32 = 3;
+/// Looks in a row at which nothing was running though runs are pending, until the suite counts as left: from one run to the next,
+/// or before the first one, it takes a moment.
+const QUIET_LOOKS: u32 = 15;
 
-/// Shows what is running, and how all stand, until nothing is: drawn over on a terminal, else printed where it has changed.
+/// Shows what is running, and how all stand, until nothing is: drawn over on a terminal, else printed where a status has changed.
 fn watch(suite: &Path) -> anyhow::Result<Exit> {
     let drawn = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
     drawn.set_style(ProgressStyle::with_template("{msg}").context("a valid template")?);
     let mut quiet = 0;
-    let mut before = String::new();
+    let mut before: Option<Vec<Status>> = None;
+    let mut failed = false;
     loop {
-        let runs = tables::read(suite)?;
+        let runs = match tables::read(suite) {
+            // A file may be looked at in the moment in which another takes its place.
+            Err(_) if before.is_some() && !failed => {
+                failed = true;
+                thread::sleep(PAUSE);
+                continue;
+            }
+            runs => runs?,
+        };
+        failed = false;
         let shown: Vec<&Run> = runs.iter().filter(|run| is_shown(run)).collect();
         let text = lines(&shown.iter().map(|run| Row::of(run)).collect::<Vec<_>>())
             + &speeds(&shown)
             + &summary(suite, &runs);
-        let is_running = runs.iter().any(|run| run.status == Status::Running);
-        quiet = if is_running { 0 } else { quiet + 1 };
-        if quiet == QUIET_LOOKS {
+        let statuses: Vec<Status> = runs.iter().map(|run| run.status).collect();
+        let has_changed = before.as_ref() != Some(&statuses);
+        quiet = if statuses.contains(&Status::Running) {
+            0
+        } else {
+            quiet + 1
+        };
+        let is_over = quiet > 0 && !statuses.contains(&Status::Pending);
+        if is_over || quiet == QUIET_LOOKS {
             drawn.finish_and_clear();
-            print(&text)?;
-            return Ok(Exit::Success);
-        }
-        if drawn.is_hidden() {
-            if text != before {
+            if has_changed || !drawn.is_hidden() {
                 print(&text)?;
             }
-        } else {
+            return Ok(Exit::Success);
+        }
+        if !drawn.is_hidden() {
             drawn.set_message(text.trim_end().to_owned());
             drawn.tick();
+        } else if has_changed {
+            print(&text)?;
         }
-        before = text;
+        before = Some(statuses);
         thread::sleep(PAUSE);
     }
 }

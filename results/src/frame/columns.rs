@@ -352,7 +352,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "",
         "verdict",
-        "tie where the difference is surely within the suite's margin (two one-sided t-tests at 0.05); else better or worse than the reference where difference_p_adjusted < 0.05; better alone or worse alone where only the interval of the difference excludes zero; else unresolved; unresolved: diverged where a side that would be the better one, or as good, diverged on some seeds",
+        "better or worse than the reference where difference_p_adjusted < 0.05; else tie where a true difference of the margin or more can be excluded (two one-sided t-tests, Holm-adjusted p < 0.05); better alone or worse alone where only the interval of the difference excludes zero; else unresolved; unresolved: diverged where a side that would be the better one, or as good, diverged on some seeds",
         "",
     ),
     (
@@ -372,6 +372,18 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "difference_resolvable",
         "smallest true difference that so many seeds with this spread would find significant in four of five such suites, at the strictest level of Holm's correction",
         "nats per token",
+    ),
+    (
+        "",
+        "margin",
+        "nats within which two losses count as equal, where the suite's profile declares that",
+        "nats per token",
+    ),
+    (
+        "effects",
+        "effect_alone_p",
+        "the p-value by the scatter of this effect alone, over seeds",
+        "1",
     ),
     (
         "effects",
@@ -395,7 +407,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "effects",
         "effect_p",
-        "two-sided p-value of the t-test of its being zero, over seeds; absent for one seed",
+        "two-sided p-value of the t-test of its being zero, by the scatter of all effects over seeds together; absent for one seed",
         "1",
     ),
     (
@@ -425,7 +437,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "recovery",
         "restarted",
-        "whether this run did; the others show what batches alone make of these figures, since all see the same ones",
+        "whether this run did; the others, of methods that never restart, show what batches alone make of these figures, since all see the same ones",
         "",
     ),
     (

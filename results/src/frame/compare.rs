@@ -177,7 +177,9 @@ pub(super) struct Compared<'a> {
     /// Number of the differences that are tested.
     comparisons: usize,
     /// Nats within which two losses count as equal, where the suite declares that.
-    margin: Option<f64>,
+    pub(super) margin: Option<f64>,
+    /// p-value of a difference of the margin or more, after Holm's correction over all methods of the size.
+    p_tie_adjusted: Option<f64>,
 }
 
 impl Compared<'_> {
@@ -191,8 +193,8 @@ impl Compared<'_> {
             .is_some_and(|reference| reference.row().method == self.group.row().method)
     }
 
-    /// [`TIE`] where the difference is surely within the suite's margin, else as [`judged`]; [`UNRESOLVED_DIVERGED`] where a
-    /// side has lost seeds to divergence and the others would make it the better one, or as good.
+    /// As [`judged`], but [`TIE`] where no difference is significant and all but the suite's margin can be excluded;
+    /// [`UNRESOLVED_DIVERGED`] where a side has lost seeds to divergence and the others would make it the better one, or as good.
     pub(super) fn verdict(&self) -> Option<&'static str> {
         let difference = self.difference?;
         let point = difference.estimate.point;
@@ -203,9 +205,8 @@ impl Compared<'_> {
         } else {
             self.reference.as_ref().filter(|_| point > 0.0)
         };
-        let is_tie = self
-            .margin
-            .is_some_and(|margin| difference.is_within(margin));
+        let significant = self.p_adjusted.is_some_and(|p| p < SIGNIFICANCE);
+        let is_tie = !significant && self.p_tie_adjusted.is_some_and(|p| p < SIGNIFICANCE);
         let reference_diverged = self.reference.as_ref().is_some_and(Group::has_diverged);
         Some(match ahead {
             Some(ahead) if ahead.has_diverged() => UNRESOLVED_DIVERGED,
@@ -295,6 +296,7 @@ fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Co
                 p_adjusted: None,
                 comparisons: 0,
                 margin,
+                p_tie_adjusted: None,
             };
             if let Some(reference) = reference.as_ref().filter(|_| !row.is_reference()) {
                 let (left, right) = pair(&row.group.values(loss), &reference.values(loss));
@@ -303,18 +305,30 @@ fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Co
             row
         })
         .collect();
-    let tested: Vec<usize> = (0..rows.len())
-        .filter(|&index| p_value(&rows[index]).is_some())
-        .collect();
-    let p_values: Vec<f64> = tested
+    let p_values: Vec<Option<f64>> = rows.iter().map(p_value).collect();
+    let comparisons = p_values.iter().flatten().count();
+    for (row, p) in rows.iter_mut().zip(adjusted(&p_values)) {
+        row.p_adjusted = p;
+        row.comparisons = comparisons;
+    }
+    let ties: Vec<Option<f64>> = rows
         .iter()
-        .filter_map(|&index| p_value(&rows[index]))
+        .map(|row| row.difference?.p_within(row.margin?))
         .collect();
-    for (index, p) in tested.into_iter().zip(holm(&p_values)) {
-        rows[index].p_adjusted = Some(p);
-        rows[index].comparisons = p_values.len();
+    for (row, p) in rows.iter_mut().zip(adjusted(&ties)) {
+        row.p_tie_adjusted = p;
     }
     rows
+}
+
+/// Holm's correction over those p-values that are there.
+pub(super) fn adjusted(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
+    let there: Vec<f64> = p_values.iter().copied().flatten().collect();
+    let mut corrected = holm(&there).into_iter();
+    p_values
+        .iter()
+        .map(|p| p.and_then(|_| corrected.next()))
+        .collect()
 }
 
 pub(super) fn p_value(row: &Compared<'_>) -> Option<f64> {

@@ -2,10 +2,13 @@
 //! more of them do together.
 
 use super::build::{column, estimate, table};
-use super::compare::{Group, judged};
+use super::compare::{Group, adjusted, judged};
 use super::{Run, Runs};
 use crate::record::RowKeys;
-use crate::statistics::{Difference, LEVEL, holm, paired, smallest_difference, strictest_level};
+use crate::statistics::{
+    Difference, LEVEL, mean_interval, paired, smallest_difference, strictest_level,
+    with_pooled_error,
+};
 use polars::prelude::DataFrame;
 
 /// A part of the method that is there or not.
@@ -24,17 +27,22 @@ struct Effect<'a> {
     size: &'a str,
     /// Indices into [`PARTS`].
     parts: Vec<usize>,
+    /// With the error that all effects of the size have in common.
     difference: Difference,
+    /// p-value by the scatter of this effect alone.
+    alone_p: Option<f64>,
     p_adjusted: Option<f64>,
     /// Number of effects that are tested together.
     comparisons: usize,
 }
 
 impl Runs {
-    /// One row for each effect and interaction at each size where all combinations of at least two parts were trained. The
-    /// effect of a part is the mean validation loss with it minus that without, over all settings of the others; an
-    /// interaction is half of what a part's effect gains by another one (Box, Hunter and Hunter 2005, chapter 5). Both are
-    /// computed within each seed that all combinations completed, and averaged over those seeds.
+    /// One row for each effect and interaction at each size where all combinations of at least two parts were trained, alike but
+    /// for the parts (the rate, the rank and the length too). The effect of a part is the mean validation loss with it minus
+    /// that without, over all settings of the others; an interaction is half of what a part's effect gains by another one.
+    /// Both are computed within each seed that all combinations completed, and averaged over those seeds. Their error is the
+    /// scatter over seeds of all effects together (Box, Hunter and Hunter 2005, chapter 5): one of them alone has n - 1
+    /// degrees of freedom, all of them that many each.
     #[must_use]
     pub fn effects(&self) -> DataFrame {
         let runs: Vec<&Run> = self.iter().collect();
@@ -58,6 +66,7 @@ impl Runs {
             Some(effect.difference.estimate)
         }));
         columns.extend([
+            column("effect_alone_p", &rows, |effect| effect.alone_p),
             column("effect_p", &rows, |effect| effect.difference.p),
             column("effect_p_adjusted", &rows, |effect| effect.p_adjusted),
             column("effect_resolvable", &rows, |effect| {
@@ -73,7 +82,7 @@ impl Runs {
     }
 }
 
-/// None where some combination is missing, or where two methods are the same one.
+/// None where some combination is missing, where two methods are the same one, or where they differ in more than the parts.
 fn effects_of_size<'a>(size: &[&'a Run]) -> Vec<Effect<'a>> {
     let cells: Vec<Group<'a>> = size
         .chunk_by(|left, right| left.row.method == right.row.method)
@@ -104,7 +113,20 @@ fn effects_of_size<'a>(size: &[&'a Run]) -> Vec<Effect<'a>> {
         combinations.dedup();
         combinations.len() == cells.len() && cells.len() == 1 << varied.len()
     };
-    if varied.len() < 2 || !all_once {
+    let alike = |row: &RowKeys| {
+        let rates = (row.learning_rate.to_bits(), row.alpha.map(f64::to_bits));
+        (
+            rates,
+            row.rank,
+            row.planned_steps,
+            row.global_batch_size,
+            row.sequence_length,
+        )
+    };
+    let are_alike = cells
+        .windows(2)
+        .all(|pair| alike(pair[0].row()) == alike(pair[1].row()));
+    if varied.len() < 2 || !all_once || !are_alike {
         return Vec::new();
     }
     let losses: Vec<Vec<(u64, f64)>> = cells
@@ -119,37 +141,54 @@ fn effects_of_size<'a>(size: &[&'a Run]) -> Vec<Effect<'a>> {
             losses.iter().all(has)
         })
         .collect();
-    let mut effects: Vec<Effect<'a>> = subsets(&varied)
+    let contrasts = |parts: &[usize]| -> Vec<f64> {
+        let of_seed = |seed: &u64| {
+            let signed = cells.iter().zip(&losses).map(|(cell, losses)| {
+                let levels = levels(cell.row());
+                let without = parts.iter().filter(|&&part| !levels[part]).count();
+                let sign = if without % 2 == 0 { 1.0 } else { -1.0 };
+                let loss = losses.iter().find(|(other, _)| other == seed);
+                sign * loss.map_or(f64::NAN, |(_, loss)| *loss)
+            });
+            signed.sum::<f64>() / (cells.len() / 2) as f64
+        };
+        seeds.iter().map(of_seed).collect()
+    };
+    let all: Vec<(Vec<usize>, Vec<f64>)> = subsets(&varied)
         .into_iter()
-        .filter_map(|parts| {
-            let contrasts: Vec<f64> = seeds
-                .iter()
-                .map(|seed| {
-                    let signed = cells.iter().zip(&losses).map(|(cell, losses)| {
-                        let levels = levels(cell.row());
-                        let without = parts.iter().filter(|&&part| !levels[part]).count();
-                        let sign = if without % 2 == 0 { 1.0 } else { -1.0 };
-                        let loss = losses.iter().find(|(other, _)| other == seed);
-                        sign * loss.map_or(f64::NAN, |(_, loss)| *loss)
-                    });
-                    signed.sum::<f64>() / (cells.len() / 2) as f64
-                })
-                .collect();
-            let difference = paired(&contrasts, &vec![0.0; contrasts.len()])?;
+        .map(|parts| {
+            let contrasts = contrasts(&parts);
+            (parts, contrasts)
+        })
+        .collect();
+    let errors = all
+        .iter()
+        .filter_map(|(_, contrasts)| mean_interval(contrasts)?.standard_error);
+    let pooled = (errors.map(|error| error * error).sum::<f64>() / all.len() as f64).sqrt();
+    let degrees = all.len() * seeds.len().saturating_sub(1);
+    let mut effects: Vec<Effect<'a>> = all
+        .into_iter()
+        .filter_map(|(parts, contrasts)| {
+            let alone = paired(&contrasts, &vec![0.0; contrasts.len()])?;
+            let difference = match degrees {
+                0 => alone,
+                _ => with_pooled_error(alone.estimate.point, pooled, degrees, seeds.len()),
+            };
             Some(Effect {
                 size: &size[0].row.size,
                 parts,
                 difference,
+                alone_p: alone.p,
                 p_adjusted: None,
                 comparisons: 0,
             })
         })
         .collect();
-    let p_values: Vec<f64> = effects.iter().filter_map(|it| it.difference.p).collect();
-    // All effects have the same seeds: either each has a p-value, or none.
-    for (effect, p) in effects.iter_mut().zip(holm(&p_values)) {
-        effect.p_adjusted = Some(p);
-        effect.comparisons = p_values.len();
+    let p_values: Vec<Option<f64>> = effects.iter().map(|it| it.difference.p).collect();
+    let comparisons = p_values.iter().flatten().count();
+    for (effect, p) in effects.iter_mut().zip(adjusted(&p_values)) {
+        effect.p_adjusted = p;
+        effect.comparisons = comparisons;
     }
     effects
 }

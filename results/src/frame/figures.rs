@@ -2,7 +2,7 @@
 
 use super::recovery::{Around, around_restarts};
 use super::{Run, Runs};
-use crate::record::{RunResult, SpectrumOf};
+use crate::record::{RowKeys, RunResult, SpectrumOf, Status};
 use crate::spectra::Spectrum;
 use crate::statistics::{Difference, paired};
 
@@ -55,22 +55,38 @@ impl Runs {
         })
     }
 
-    /// Number of singular values of the update below 0.1, over all layers and matrices.
+    /// Number of singular values of the update below 0.1, over all layers and matrices; of updates since the end of the warm
+    /// start, where some were measured from there, so that all are of the same length.
     pub(crate) fn small_values(&self, size: &str, method: &str) -> Vec<(u64, f64)> {
+        let of_size = self.iter().filter(|run| run.row.size == size);
+        let from = of_size.filter_map(Run::measured_from).max();
         self.of(size, method, |run| {
-            let updates: Vec<f64> = updates(run)
+            let updates: Vec<f64> = spectra(run, SpectrumOf::Update)
+                .filter(|_| run.measured_from() == from)
                 .map(|update| update.below_small() as f64)
                 .collect();
             (!updates.is_empty()).then(|| updates.iter().sum())
         })
     }
 
-    /// Mean effective rank of the updates minus the rank of one product.
-    pub(crate) fn rank_beyond_one_product(&self, size: &str, method: &str) -> Vec<(u64, f64)> {
+    /// Mean effective rank of the updates minus that of the run's products.
+    pub(crate) fn rank_beyond_its_products(&self, size: &str, method: &str) -> Vec<(u64, f64)> {
         self.of(size, method, |run| {
-            let rank = run.row.rank? as f64;
-            mean(updates(run).map(|update| update.effective_rank() - rank))
+            let rank = |of| mean(spectra(run, of).map(|it| it.effective_rank()));
+            Some(rank(SpectrumOf::Update)? - rank(SpectrumOf::Product)?)
         })
+    }
+
+    /// How many seeds of a method have diverged, and how many there are.
+    pub(crate) fn diverged(&self, size: &str, method: &str) -> (usize, usize) {
+        let diverged = self.of(size, method, |run| {
+            Some(f64::from(u8::from(run.status == Status::Diverged)))
+        });
+        let count = diverged
+            .iter()
+            .filter(|(_, diverged)| *diverged > 0.0)
+            .count();
+        (count, diverged.len())
     }
 
     /// Peak memory, MB.
@@ -91,10 +107,8 @@ impl Runs {
 
     /// Number of parameters.
     pub(crate) fn parameters(&self, size: &str, method: &str) -> Option<f64> {
-        let mut of_method = self
-            .iter()
-            .filter(|run| run.row.size == size && run.row.method == method);
-        of_method.next().map(|run| run.row.total_parameters as f64)
+        let of_method = self.of(size, method, |run| Some(run.row.total_parameters as f64));
+        of_method.first().map(|(_, parameters)| *parameters)
     }
 
     fn of(
@@ -103,21 +117,71 @@ impl Runs {
         method: &str,
         figure: impl Fn(&Run) -> Option<f64>,
     ) -> Vec<(u64, f64)> {
+        let method = self.named(size, method);
         self.iter()
-            .filter(|run| run.row.size == size && run.row.method == method)
+            .filter(|run| run.row.size == size && Some(&run.row.method) == method)
             .filter_map(|run| Some((run.row.seed, figure(run)?)))
             .collect()
     }
+
+    /// The method of that name at a size or, where there is none, the only one with the parts of that preset.
+    fn named(&self, size: &str, name: &str) -> Option<&String> {
+        let of_size = || self.iter().filter(|run| run.row.size == size);
+        let named = of_size().find(|run| run.row.method == name);
+        if let Some(run) = named {
+            return Some(&run.row.method);
+        }
+        let parts = parts_of(name)?;
+        let mut alike: Vec<&String> = of_size()
+            .filter(|run| parts_in(&run.row) == Some(parts))
+            .map(|run| &run.row.method)
+            .collect();
+        alike.dedup();
+        match alike[..] {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
 }
 
-fn updates(run: &Run) -> impl Iterator<Item = Spectrum> {
-    run.spectra
+/// Restarts, optimizer reset, jagged schedule, re-warm-up, warm start.
+type Parts = [bool; 5];
+
+fn parts_of(preset: &str) -> Option<Parts> {
+    Some(match preset {
+        "lora" => [false; 5],
+        "lora-warm-start" => [false, false, false, false, true],
+        "relora" => [true; 5],
+        "relora-no-restart" => [false, true, true, true, true],
+        "relora-no-optimizer-reset" => [true, false, true, true, true],
+        "relora-no-jagged" => [true, true, false, false, true],
+        "relora-no-warm-start" => [true, true, true, true, false],
+        "relora-no-rewarmup" => [true, true, true, false, true],
+        _ => return None,
+    })
+}
+
+/// None of a method that is not LoRA on a weight.
+fn parts_in(row: &RowKeys) -> Option<Parts> {
+    let is_lora = row.low_rank && row.base.as_deref() == Some("keep");
+    is_lora.then_some([
+        row.restarts,
+        row.optimizer_reset,
+        row.jagged,
+        row.rewarmup,
+        row.warm_start,
+    ])
+}
+
+fn spectra(run: &Run, of: SpectrumOf) -> impl Iterator<Item = Spectrum> {
+    let records = run
+        .spectra
         .iter()
-        .filter(|record| record.quantity == SpectrumOf::Update)
-        .map(|record| {
-            let singular_values = record.singular_values.clone();
-            Spectrum { singular_values }
-        })
+        .filter(move |record| record.quantity == of);
+    records.map(|record| {
+        let singular_values = record.singular_values.clone();
+        Spectrum { singular_values }
+    })
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

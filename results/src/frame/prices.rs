@@ -119,7 +119,7 @@ fn final_loss(run: &Run) -> Option<f64> {
     run.complete()?.validation_loss
 }
 
-/// Where a run first was at a loss or below it; none where it never was.
+/// Where a run first was at a loss or below it; none where it never was, or was already at its first evaluation.
 fn price(run: &Run, loss: f64, full_rank: &FullRank) -> Option<Price> {
     let evaluations: Vec<(f64, f64, f64)> = run
         .records
@@ -132,19 +132,12 @@ fn price(run: &Run, loss: f64, full_rank: &FullRank) -> Option<Price> {
         })
         .collect();
     let at = evaluations.iter().position(|(.., it)| *it <= loss)?;
-    let (step, tokens) = match at
-        .checked_sub(1)
-        .map(|before| (evaluations[before], evaluations[at]))
-    {
-        Some(((from_step, from_tokens, from_loss), (to_step, to_tokens, to_loss))) => {
-            let share = (from_loss - loss) / (from_loss - to_loss);
-            (
-                from_step + share * (to_step - from_step),
-                from_tokens + share * (to_tokens - from_tokens),
-            )
-        }
-        None => (evaluations[at].0, evaluations[at].1),
-    };
+    let before = at.checked_sub(1)?;
+    let (from_step, from_tokens, from_loss) = evaluations[before];
+    let (to_step, to_tokens, to_loss) = evaluations[at];
+    let share = (from_loss - loss) / (from_loss - to_loss);
+    let step = from_step + share * (to_step - from_step);
+    let tokens = from_tokens + share * (to_tokens - from_tokens);
     let row = &run.row;
     let warm = row.warm_start_steps.unwrap_or(0) as f64;
     let own_steps = (row.planned_steps as f64 - warm).max(1.0);

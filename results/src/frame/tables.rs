@@ -534,6 +534,7 @@ fn comparisons(rows: &[Compared<'_>]) -> Vec<Column> {
         column("difference_p", rows, p_value),
         column("difference_p_adjusted", rows, |row| row.p_adjusted),
         column("difference_resolvable", rows, Compared::resolvable),
+        column("margin", rows, |row| row.margin),
         column("verdict", rows, Compared::verdict),
     ]);
     columns

@@ -56,7 +56,12 @@ fn acceleration(values: &[f64]) -> f64 {
             .map(|it| (centre - it).powi(power))
             .sum::<f64>()
     };
-    sum_of(3) / (6.0 * sum_of(2).powf(1.5))
+    let squares = sum_of(2);
+    if squares > 0.0 {
+        sum_of(3) / (6.0 * squares.powf(1.5))
+    } else {
+        0.0
+    }
 }
 
 fn resampled_means(values: &[f64]) -> Vec<f64> {

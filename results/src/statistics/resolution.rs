@@ -29,9 +29,12 @@ pub fn smallest_difference(estimate: &Estimate, level: f64) -> Option<f64> {
 }
 
 /// The least number of pairs, at least two, with which a true difference would be called significant at a level in [`POWER`]
-/// of all cases, where single differences have this standard deviation; none above [`MOST_PAIRS`].
+/// of all cases, where single differences have this standard deviation; none above [`MOST_PAIRS`], nor for no difference.
 #[must_use]
 pub fn pairs_needed(difference: f64, deviation: f64, level: f64) -> Option<usize> {
+    if difference == 0.0 {
+        return None;
+    }
     if deviation <= 0.0 {
         return Some(2);
     }

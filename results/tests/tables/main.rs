@@ -7,7 +7,7 @@ mod suite;
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
 use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};
 use results::record::Status;
-use results::render::{csv, json, markdown, number_of, write_all};
+use results::render::{csv, json, latex, markdown, number_of, write_all};
 use std::fs;
 use suite::{Suite, evaluation, reset, restart, row, step, stop};
 
@@ -764,7 +764,8 @@ fn written_tables_are_whole_readable_and_repeatable() {
     let runs = suite.read().with_planned(ordinary_plan());
     let directory = suite.path().join("tables");
     let written = write_all(&runs, &directory).expect("the tables can be written");
-    assert_eq!(written.len(), 2 * runs.frames().len() + 1);
+    // each table twice, and the report as Markdown and as LaTeX
+    assert_eq!(written.len(), 2 * runs.frames().len() + 2);
     let bytes = || {
         written
             .iter()
@@ -876,6 +877,11 @@ fn no_line_of_a_table_is_too_wide_for_a_terminal() {
 #[test]
 fn the_report_of_an_ordinary_suite() {
     insta::assert_snapshot!(markdown(&ordinary().read().with_planned(ordinary_plan())));
+}
+
+#[test]
+fn the_tables_of_an_ordinary_suite_as_latex() {
+    insta::assert_snapshot!(latex(&ordinary().read().with_planned(ordinary_plan())));
 }
 
 #[test]

@@ -124,6 +124,7 @@ pub fn row(size: &str, preset: &str, seed: u64) -> RowKeys {
         "nano" => 230_000,
         "micro" => 1_330_000,
         "mini" => 4_200_000,
+        "130m" => 134_105_856,
         _ => 58_176_000,
     };
     RowKeys {

@@ -1,7 +1,8 @@
 //! What `relora spectra` prints: the paper's count of small singular values and the effective rank of the updates.
 
-use super::{Table, marked, plus_minus};
 use crate::frame::{MeasuredAlike, Run, Runs};
+use crate::render::cells::{marked, plus_minus};
+use crate::render::table::Table;
 use crate::spectra::Spectrum;
 use crate::statistics::mean_interval;
 
@@ -20,7 +21,7 @@ pub fn spectra(runs: &Runs) -> String {
         };
         text += &format!("\n## {}\n", first.row.size);
         for (title, figure) in FIGURES {
-            text += &format!("\n### {title}\n\n{}", table(rows, figure).text());
+            text += &format!("\n### {title}\n\n{}", table(rows, figure).markdown());
         }
         let matrix = first.matrices().first().copied().unwrap_or_default();
         let total: usize = first

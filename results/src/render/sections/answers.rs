@@ -1,14 +1,13 @@
 //! The sections behind the headline: what each part does, what a restart does to the loss, what a loss costs.
 
-use super::{Cells, Table, marked, plus_minus, probability};
+use super::Section;
+use crate::render::cells::{Cells, marked, plus_minus, probability, with_interval};
+use crate::render::table::Table;
 use crate::statistics::{Estimate, mean_interval};
-use std::fmt::Write;
 
 /// Main effects and interactions of two parts; higher ones stand in the table on disk.
-pub fn effects_section(rows: &[Cells<'_>]) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
+pub(in crate::render) fn effects_section(rows: &[Cells<'_>]) -> Option<Section> {
+    let first = rows.first()?;
     let mut table = Table::new(&["part"], &["effect, nats"]);
     table.left("verdict (p)");
     table.right("resolvable");
@@ -28,29 +27,33 @@ pub fn effects_section(rows: &[Cells<'_>]) -> String {
                 .map_or_else(String::new, |it| format!("{it:.3}")),
         ]);
     }
-    let seeds = rows[0].count("seeds_complete").unwrap_or(0);
-    format!(
-        "\n### Effects of the parts\n\n{}\n\
-         - Mean loss of all methods with the part minus that of all without, by seed ({seeds} complete in all of them); of two\n  \
-         parts, half of what one\'s effect gains by the other. Negative is better. p by Holm\'s method over all {} effects, those\n  \
+    let seeds = first.count("seeds_complete").unwrap_or(0);
+    let notes = format!(
+        "- Mean loss of all methods with the part minus that of all without, by seed ({seeds} complete in all of them); of two\n  \
+         parts, half of what one's effect gains by the other. Negative is better. p by the scatter of all effects together,\n  \
+         adjusted by Holm's method over all {} of them, those\n  \
          of three and more parts included (`effects.csv`). Resolvable: the smallest true effect that four of five such suites\n  \
          would find.\n",
-        table.text(),
         rows.len()
-    )
+    );
+    Some(Section {
+        title: "Effects of the parts".into(),
+        table,
+        notes,
+    })
 }
 
 /// The loss around the steps at which some method restarts, by method.
-pub fn recovery_section(rows: &[Cells<'_>]) -> String {
+pub(in crate::render) fn recovery_section(rows: &[Cells<'_>]) -> Option<Section> {
     let mut methods: Vec<String> = Vec::new();
     for row in rows {
         if !methods.contains(&row.name()) {
             methods.push(row.name());
         }
     }
-    if methods.is_empty() {
-        return String::new();
-    }
+    let window = rows.first()?.count("window_steps").unwrap_or(0);
+    let seed = |row: &Cells<'_>| row.count("seed");
+    let several = rows.iter().any(|row| seed(row) != seed(&rows[0]));
     let mut table = Table::new(
         &["method"],
         &[
@@ -78,36 +81,37 @@ pub fn recovery_section(rows: &[Cells<'_>]) -> String {
             .filter_map(|row| row.count("recovered_after_steps"))
             .collect();
         after.sort_unstable();
-        let shown = |it: Estimate| marked(plus_minus(&it, true), &it, spikes.len() > 1);
+        let shown = |it: Estimate| marked(plus_minus(&it, true), &it, several);
+        // A run that does not come back comes last.
+        let median = after.get(own.len() / 2);
         table.rows.push(vec![
             method,
             restarts.to_string(),
             mean_interval(&spikes).map_or_else(String::new, shown),
             format!("{} of {}", after.len(), own.len()),
-            after
-                .get(after.len() / 2)
-                .map_or_else(String::new, u64::to_string),
+            median.map_or_else(|| "-".to_owned(), u64::to_string),
         ]);
     }
-    let window = rows[0].count("window_steps").unwrap_or(0);
-    format!(
-        "\n### Around restarts\n\n{}\n\
-         - At every step where some method restarts: the largest logged training loss of the next {window} steps over the mean of\n  \
-         the {window} before, and the median of the steps until half as many are back at that mean. Methods without restarts\n  \
-         show what the batches alone make of it, which all methods share (`recovery.csv`).\n",
-        table.text()
-    )
+    let notes = format!(
+        "- At every step where some method restarts: the largest logged training loss of the next {window} steps over the mean of\n  \
+         the {window} before, and the median of the steps until half as many are back at that mean (`-`: half never are). Methods without restarts\n  \
+         show what the batches alone make of it, which all methods share (`recovery.csv`).\n"
+    );
+    Some(Section {
+        title: "Around restarts".into(),
+        table,
+        notes,
+    })
 }
 
 /// What the same loss costs, against full rank.
-pub fn prices_section(rows: &[Cells<'_>]) -> String {
-    let Some(reference) = rows.iter().find_map(|row| {
+pub(in crate::render) fn prices_section(rows: &[Cells<'_>]) -> Option<Section> {
+    let reference = rows.iter().find_map(|row| {
         row.text("reference")
             .filter(|_| row.number("tokens_to_loss_ratio").is_some())
-    }) else {
-        return String::new();
-    };
-    let mut table = Table::new(&["method"], &["nats", "tokens", "FLOPs", "seconds"]);
+    })?;
+    let [tokens, flops, seconds] = ["tokens", "FLOPs", "seconds"].map(|it| with_interval(it, rows));
+    let mut table = Table::new(&["method"], &["nats", &tokens, &flops, &seconds]);
     for row in rows {
         if row.number("tokens_to_loss_ratio").is_none() {
             continue;
@@ -121,15 +125,13 @@ pub fn prices_section(rows: &[Cells<'_>]) -> String {
             row.ratio("seconds_to_loss_ratio"),
         ]);
     }
-    let mut text = format!(
-        "\n### Price of the same loss, times `{reference}`\n\n{}\n",
-        table.text()
-    );
-    let _ = write!(
-        text,
-        "- In each seed the loss is the larger of the two final ones; what each run took to get there is read off its\n  \
-         evaluations, in proportion between them. Below 1 is cheaper. What arithmetic alone allows at equal tokens\n  \
-         stands in `prices.csv`.\n"
-    );
-    text
+    Some(Section {
+        title: format!("Price of the same loss, times `{reference}`"),
+        table,
+        notes: "- In each seed the loss is the larger of the two final ones; what each run took to get there is read off its\n  \
+                evaluations, in proportion between them. Below 1 is cheaper. The better run is\n  \
+                read before its rate has come down, the worse one at its end, which brings both closer. What arithmetic alone allows at equal tokens\n  \
+                stands in `prices.csv`.\n"
+            .into(),
+    })
 }
