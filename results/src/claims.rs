@@ -153,10 +153,20 @@ impl Claim {
             .sizes()
             .into_iter()
             .partition(|size| self.is_about(size));
-        let level = SIGNIFICANCE / own.len().max(1) as f64;
+        let is_judged = |size: &String| match &self.test {
+            Test::Narrows { method, to } => !runs.gaps(size, method, to).is_empty(),
+            test => test.judge(runs, size, SIGNIFICANCE).verdict != Verdict::NotTested,
+        };
+        let judged = own.iter().filter(|size| is_judged(size)).count();
+        let level = SIGNIFICANCE / judged.max(1) as f64;
         let (mut verdicts, mut needed) = (Vec::new(), Vec::new());
         if let Test::Narrows { method, to } = &self.test {
-            let found = narrows(runs, &own, method, to);
+            let mut found = narrows(runs, &own, method, to);
+            if found.verdict != Verdict::NotTested {
+                for size in &own {
+                    found = found.unless_diverged(runs, size, &[method, to]);
+                }
+            }
             verdicts.push(found.verdict);
             needed.extend(found.needed);
             judgement
@@ -184,11 +194,10 @@ impl Claim {
             .filter(|size| !own.contains(size))
             .map(String::as_str)
             .collect();
+        if judgement.verdict != Verdict::NotTested && judged < self.sizes.len() {
+            judgement.scope = Some(format!("{judged} of its {} sizes", self.sizes.len()));
+        }
         if !missing.is_empty() {
-            if judgement.verdict != Verdict::NotTested {
-                let all = self.sizes.len();
-                judgement.scope = Some(format!("{} of its {all} sizes", all - missing.len()));
-            }
             needed.push(format!("runs of {}", missing.join(", ")));
         }
         judgement.needed = (!needed.is_empty()).then(|| needed.join("; "));
@@ -262,7 +271,9 @@ impl Test {
                 let unit = "MB of peak memory (not read on CUDA yet)";
                 beside(&|it| runs.peaks(size, it), -1.0, unit, method, than)
             }
-            Test::RankAboveOneProduct { method } => rank_above(runs, size, level, method),
+            Test::RankAboveOneProduct { method } => {
+                rank_above(runs, size, level, method).unless_diverged(runs, size, &[method])
+            }
             Test::StateToWeights {
                 method,
                 about,
@@ -282,6 +293,10 @@ fn names<'a>(method: &'a str, others: &'a [String]) -> Vec<&'a str> {
 impl Found {
     /// Nothing is decided by the seeds that a side has survived.
     fn unless_diverged(mut self, runs: &Runs, size: &str, methods: &[&str]) -> Found {
+        let is_missing = |method: &&str| runs.diverged(size, method).1 == 0;
+        if self.verdict == Verdict::NotTested && methods.iter().any(is_missing) {
+            return self;
+        }
         let diverged: Vec<String> = methods
             .iter()
             .filter_map(|method| {
@@ -392,7 +407,7 @@ fn not_worse(runs: &Runs, size: &str, level: f64, method: &str, than: &str, marg
             "{method} - {than} {} nats, margin {margin}",
             shown(&difference.estimate)
         ),
-        needed: (verdict == Verdict::Underpowered).then(|| seeds_for(&to_margin, level)),
+        needed: (verdict == Verdict::Underpowered).then(|| seeds_for(&to_margin, 2.0 * level)),
     }
 }
 

@@ -7,9 +7,11 @@ mod distributions;
 mod resolution;
 
 pub use bootstrap::bca;
-pub use resolution::{MOST_PAIRS, POWER, pairs_needed, smallest_difference, strictest_level};
+pub use resolution::{
+    MOST_PAIRS, POWER, pairs_needed, smallest_difference, smallest_with, strictest_level,
+};
 
-use distributions::{critical_value, two_sided_p};
+use distributions::{critical_value, f_tail, two_sided_p};
 use serde::Serialize;
 
 /// Confidence level of every interval in the tables.
@@ -181,6 +183,13 @@ pub fn with_pooled_error(point: f64, error: f64, degrees: usize, n: usize) -> Di
     }
 }
 
+/// Whether a variance is larger than another one by more than chance makes it, by an F-test at [`SIGNIFICANCE`].
+#[must_use]
+pub fn is_larger(variance: (f64, usize), other: (f64, usize)) -> bool {
+    let ratio = variance.0 / other.0;
+    ratio.is_finite() && f_tail(ratio, variance.1, other.1) < SIGNIFICANCE
+}
+
 /// Two-sided p-value of a mean with its standard error; none where that is no number. Without spread p is 1 where the mean is
 /// zero and 0 elsewhere, the limits of the test.
 fn p_of(point: f64, error: f64, degrees: usize) -> Option<f64> {
@@ -265,6 +274,14 @@ mod tests {
         needed: Vec<Needed>,
         holm: Vec<Family>,
         normal: Vec<Normal>,
+        f: Vec<Ratio>,
+    }
+
+    #[derive(Deserialize)]
+    struct Ratio {
+        degrees: [usize; 2],
+        ratio: f64,
+        above: f64,
     }
 
     #[derive(Deserialize)]
@@ -414,6 +431,16 @@ mod tests {
             let back = distributions::normal_quantile(case.below);
             assert!((back - case.z).abs() < 1e-12, "{back} is not {}", case.z);
         }
+    }
+
+    #[test]
+    fn tails_of_f_agree_with_scipy() {
+        for case in resolution().f {
+            let [left, right] = case.degrees;
+            let found = distributions::f_tail(case.ratio, left, right);
+            assert_close(found, case.above, 1e-10, &format!("F {}", case.ratio));
+        }
+        assert!(is_larger((9.0, 2), (1.0, 28)) && !is_larger((2.0, 2), (1.0, 28)));
     }
 
     #[test]

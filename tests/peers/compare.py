@@ -1,6 +1,6 @@
 """relora and PyTorch on this machine, in turn, so that both meet the same weather: prints a Markdown table of ratios.
 
-    python compare.py RELORA [--pairs N] [--shapes laptop,9m] [--compile]
+    python compare.py RELORA [--pairs N] [--shapes laptop,9m] [--methods full] [--compile]
 
 Each pair runs `relora bench-step` once and each PyTorch program once (`peer.py`: one for full rank; for ReLoRA a
 program of our own and one with the library `peft`); the better of these is what ours is divided by. A ratio is the median
@@ -60,20 +60,23 @@ def main():
     arguments.add_argument("--pairs", type=int, default=5)
     arguments.add_argument("--steps", type=int, default=5, help="that a program times; 200 at the laptop shape")
     arguments.add_argument("--shapes", type=lambda text: [shape.strip() for shape in text.split(",")], default=list(SHAPES), help=", ".join(SHAPES))
+    arguments.add_argument("--methods", type=lambda text: [method.strip() for method in text.split(",")], default=list(METHODS), help=", ".join(METHODS))
     arguments.add_argument("--compile", action="store_true", help="PyTorch's programs through torch.compile as well")
     options = arguments.parse_args()
     if min(options.pairs, options.steps) < 1:
         arguments.error("--pairs and --steps must be at least 1")
-    unknown = [shape for shape in options.shapes if shape not in SHAPES]
-    if unknown:
-        arguments.error(f"no shape {unknown[0]}; there are {', '.join(SHAPES)}")
+    for what, asked, known in (("shape", options.shapes, SHAPES), ("method", options.methods, METHODS)):
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            arguments.error(f"no {what} {unknown[0]}; there are {', '.join(known)}")
     threads = len(os.sched_getaffinity(0))
     header = ("shape", "method", "tokens/s", "PyTorch's", "ratio", "memory", "ratio", "first step", "ratio", "whole run, ratio", "of a large product")
     print(f"{options.pairs} pairs, {threads} threads\n")
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     for shape in options.shapes:
         steps = 200 if shape == "laptop" else options.steps
-        for method, programs in METHODS.items():
+        for method in options.methods:
+            programs = METHODS[method]
             pairs = []
             for _ in range(options.pairs):
                 own = ours(options.relora, shape, method, steps, threads)

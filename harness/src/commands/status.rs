@@ -78,7 +78,7 @@ fn summary(suite: &Path, runs: &Runs) -> String {
 /// How long until the next look.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Looks in a row at which nothing was running though runs are pending, until the suite counts as left: from one run to the next,
+/// Looks in a row at which nothing was running though runs have not ended, until the suite counts as left: from one run to the next,
 /// or before the first one, it takes a moment.
 const QUIET_LOOKS: u32 = 15;
 
@@ -111,7 +111,7 @@ fn watch(suite: &Path) -> anyhow::Result<Exit> {
         } else {
             quiet + 1
         };
-        let is_over = quiet > 0 && !statuses.contains(&Status::Pending);
+        let is_over = quiet > 0 && !statuses.iter().any(waits);
         if is_over || quiet == QUIET_LOOKS {
             drawn.finish_and_clear();
             if has_changed || !drawn.is_hidden() {
@@ -128,6 +128,14 @@ fn watch(suite: &Path) -> anyhow::Result<Exit> {
         before = Some(statuses);
         thread::sleep(PAUSE);
     }
+}
+
+/// Whether a command may take the run up yet.
+fn waits(status: &Status) -> bool {
+    matches!(
+        status,
+        Status::Pending | Status::Failed | Status::StoppedBudget | Status::StoppedInterrupted
+    )
 }
 
 /// Neither done nor waiting.

@@ -407,7 +407,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "effects",
         "effect_p",
-        "two-sided p-value of the t-test of its being zero, by the scatter of all effects over seeds together; absent for one seed",
+        "two-sided p-value of the t-test of its being zero, by the scatter of all effects over seeds together, or by its own where that is larger by an F-test; absent for one seed",
         "1",
     ),
     (
@@ -419,7 +419,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "effects",
         "verdict",
-        "better or worse where effect_p_adjusted < 0.05, better alone or worse alone where only the effect's own interval excludes zero, else unresolved",
+        "better or worse where effect_p_adjusted < 0.05, better alone or worse alone where only the effect's own interval excludes zero, else unresolved; unresolved: diverged where a combination lost seeds to divergence",
         "",
     ),
     (
@@ -437,7 +437,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
     (
         "recovery",
         "restarted",
-        "whether this run did; the others, of methods that never restart, show what batches alone make of these figures, since all see the same ones",
+        "whether this run did; the others, of methods without restarts, resets and drops of the rate, show what batches alone make of these figures, since all see the same ones",
         "",
     ),
     (

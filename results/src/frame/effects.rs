@@ -2,11 +2,11 @@
 //! more of them do together.
 
 use super::build::{column, estimate, table};
-use super::compare::{Group, adjusted, judged};
+use super::compare::{Group, UNRESOLVED_DIVERGED, adjusted, judged};
 use super::{Run, Runs};
 use crate::record::RowKeys;
 use crate::statistics::{
-    Difference, LEVEL, mean_interval, paired, smallest_difference, strictest_level,
+    Difference, LEVEL, is_larger, mean_interval, paired, smallest_with, strictest_level,
     with_pooled_error,
 };
 use polars::prelude::DataFrame;
@@ -27,8 +27,12 @@ struct Effect<'a> {
     size: &'a str,
     /// Indices into [`PARTS`].
     parts: Vec<usize>,
-    /// With the error that all effects of the size have in common.
+    /// With the error that the effects of the size have in common, or its own where that is larger than chance allows.
     difference: Difference,
+    /// Degrees of freedom of that error.
+    degrees: usize,
+    /// Whether a seed of a combination diverged, so that the others stand for all.
+    has_diverged: bool,
     /// p-value by the scatter of this effect alone.
     alone_p: Option<f64>,
     p_adjusted: Option<f64>,
@@ -42,7 +46,7 @@ impl Runs {
     /// that without, over all settings of the others; an interaction is half of what a part's effect gains by another one.
     /// Both are computed within each seed that all combinations completed, and averaged over those seeds. Their error is the
     /// scatter over seeds of all effects together (Box, Hunter and Hunter 2005, chapter 5): one of them alone has n - 1
-    /// degrees of freedom, all of them that many each.
+    /// degrees of freedom, all of them that many each. An effect that scatters more than the others by an F-test has its own.
     #[must_use]
     pub fn effects(&self) -> DataFrame {
         let runs: Vec<&Run> = self.iter().collect();
@@ -71,10 +75,15 @@ impl Runs {
             column("effect_p_adjusted", &rows, |effect| effect.p_adjusted),
             column("effect_resolvable", &rows, |effect| {
                 let level = strictest_level(effect.comparisons);
-                smallest_difference(&effect.difference.estimate, level)
+                let error = effect.difference.estimate.standard_error?;
+                Some(smallest_with(error, effect.degrees, level))
             }),
             column("verdict", &rows, |effect| {
-                judged(&effect.difference.estimate, effect.p_adjusted)
+                if effect.has_diverged {
+                    UNRESOLVED_DIVERGED
+                } else {
+                    judged(&effect.difference.estimate, effect.p_adjusted)
+                }
             }),
             column("interval_level", &rows, |_| LEVEL),
         ]);
@@ -161,23 +170,52 @@ fn effects_of_size<'a>(size: &[&'a Run]) -> Vec<Effect<'a>> {
             (parts, contrasts)
         })
         .collect();
-    let errors = all
+    let squares: Vec<f64> = all
         .iter()
-        .filter_map(|(_, contrasts)| mean_interval(contrasts)?.standard_error);
-    let pooled = (errors.map(|error| error * error).sum::<f64>() / all.len() as f64).sqrt();
-    let degrees = all.len() * seeds.len().saturating_sub(1);
+        .filter_map(|(_, contrasts)| Some(mean_interval(contrasts)?.standard_error?.powi(2)))
+        .collect();
+    let of_each = seeds.len().saturating_sub(1);
+    // Runs of a seed that share a beginning are not independent, so that an effect may scatter more than the others.
+    let is_apart: Vec<bool> = (0..squares.len())
+        .map(|it| {
+            let others = squares.iter().sum::<f64>() - squares[it];
+            let number = squares.len() - 1;
+            is_larger(
+                (squares[it], of_each),
+                (others / number as f64, number * of_each),
+            )
+        })
+        .collect();
+    let together: Vec<f64> = squares
+        .iter()
+        .zip(&is_apart)
+        .filter(|(_, is_apart)| !**is_apart)
+        .map(|(square, _)| *square)
+        .collect();
+    let pooled = (together.iter().sum::<f64>() / together.len() as f64).sqrt();
+    let has_diverged = cells.iter().any(Group::has_diverged);
     let mut effects: Vec<Effect<'a>> = all
         .into_iter()
-        .filter_map(|(parts, contrasts)| {
+        .enumerate()
+        .filter_map(|(number, (parts, contrasts))| {
             let alone = paired(&contrasts, &vec![0.0; contrasts.len()])?;
-            let difference = match degrees {
-                0 => alone,
-                _ => with_pooled_error(alone.estimate.point, pooled, degrees, seeds.len()),
+            let shares = is_apart.get(number) == Some(&false);
+            let degrees = if shares {
+                together.len() * of_each
+            } else {
+                of_each
+            };
+            let difference = if shares {
+                with_pooled_error(alone.estimate.point, pooled, degrees, seeds.len())
+            } else {
+                alone
             };
             Some(Effect {
                 size: &size[0].row.size,
                 parts,
                 difference,
+                degrees,
+                has_diverged,
                 alone_p: alone.p,
                 p_adjusted: None,
                 comparisons: 0,

@@ -39,7 +39,7 @@ impl Runs {
     /// One row for each run and each step at which some method of its size restarts, where the steps around were logged: the
     /// mean training loss in the window before, the largest logged one in the window behind, and how many steps it took until
     /// half a window's mean was back at that of before. A window is a quarter of the steps between restarts. The runs of
-    /// methods that never restart show what the scatter of batches alone makes of these figures: all methods see the same batches.
+    /// methods without restarts, resets and drops of the rate show what the scatter of batches alone makes of these figures: all methods see the same batches.
     #[must_use]
     pub fn recovery(&self) -> DataFrame {
         let runs: Vec<&Run> = self.iter().collect();
@@ -93,12 +93,13 @@ fn restarts(run: &Run) -> impl Iterator<Item = u64> {
 }
 
 /// None where nothing was logged before the step or behind it, where the run has not got a cycle further yet, and where
-/// something else happens to it near that step: a method that restarts at other steps, one whose warm start has just ended.
+/// something else happens to it near that step: a restart at another one, a reset, a rate that drops, the end of a warm start.
 fn around(run: &Run, step: u64, every: u64) -> Option<Around<'_>> {
     let window = ((every as f64 * WINDOW) as u64).max(1);
     let restarted = restarts(run).any(|restart| restart == step);
     let warm = run.row.warm_start_steps.unwrap_or(0);
-    let is_beside = !run.row.restarts && (!run.row.warm_start || step > warm + window);
+    let has_events = run.row.restarts || run.row.optimizer_reset || run.row.jagged;
+    let is_beside = !has_events && (!run.row.warm_start || step > warm + window);
     let has_ended = run.result.is_some() || run.update_steps() >= Some(step + every);
     if !(restarted || is_beside) || !has_ended {
         return None;

@@ -124,6 +124,11 @@ pub(super) fn escaped(text: &str) -> String {
                 escaped.push(letter);
             }
             '<' => escaped += "$<$",
+            '>' => escaped += "$>$",
+            '|' => escaped += "$|$",
+            '\\' => escaped += "\\textbackslash{}",
+            '^' => escaped += "\\textasciicircum{}",
+            '~' => escaped += "\\textasciitilde{}",
             '±' => escaped += "$\\pm$",
             // A row that begins with a bracket would be taken for the space after the row before.
             '[' => escaped += "{[}",
@@ -135,5 +140,22 @@ pub(super) fn escaped(text: &str) -> String {
         }
         before = letter;
     }
+    if code {
+        escaped.push('}');
+    }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_stands_in_a_cell_is_text_in_latex() {
+        assert_eq!(
+            escaped("a\\b^c~d 5% > 3 | `x-y"),
+            "a\\textbackslash{}b\\textasciicircum{}c\\textasciitilde{}d 5\\% $>$ 3 $|$ \\texttt{x-{}y}"
+        );
+        assert_eq!(escaped("-0.1 RO--W 1e-3 a-b"), "$-$0.1 RO-{}-{}W 1e-3 a-b");
+    }
 }

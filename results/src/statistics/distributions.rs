@@ -46,6 +46,19 @@ pub fn two_sided_p(t: f64, degrees: usize) -> f64 {
     }
 }
 
+/// P(F ≥ f) for the ratio of two variances with so many degrees of freedom: I_x(d₂/2, d₁/2) at x = d₂ / (d₂ + d₁ f).
+pub fn f_tail(f: f64, degrees: usize, other_degrees: usize) -> f64 {
+    let (own, other) = (degrees as f64, other_degrees as f64);
+    let whole = other + own * f;
+    let (x, complement) = (other / whole, own * f / whole);
+    let (a, b) = (other / 2.0, own / 2.0);
+    if x < (a + 1.0) / (a + b + 2.0) {
+        incomplete_beta(x, complement, a, b)
+    } else {
+        1.0 - incomplete_beta(complement, x, b, a)
+    }
+}
+
 /// I_x(a, b) with `complement` = 1 - x, for x < (a + 1) / (a + b + 2): the prefactor x^a (1 - x)^b / (a B(a, b)) times the
 /// continued fraction 1 / (1 + d₁ / (1 + d₂ / ..)) of DLMF 8.17.22, evaluated from the front (modified Lentz).
 fn incomplete_beta(x: f64, complement: f64, a: f64, b: f64) -> f64 {

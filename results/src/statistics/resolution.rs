@@ -20,12 +20,17 @@ pub fn strictest_level(comparisons: usize) -> f64 {
 #[must_use]
 pub fn smallest_difference(estimate: &Estimate, level: f64) -> Option<f64> {
     let error = estimate.standard_error?;
-    let degrees = estimate.n - 1;
+    Some(smallest_with(error, estimate.n - 1, level))
+}
+
+/// The same of a mean with this standard error, which has so many degrees of freedom.
+#[must_use]
+pub fn smallest_with(error: f64, degrees: usize, level: f64) -> f64 {
     let mut high = 1.0;
     while power(high, degrees, level) < POWER {
         high *= 2.0;
     }
-    Some(error * where_it_turns(0.0, high, |it| power(it, degrees, level) < POWER))
+    error * where_it_turns(0.0, high, |it| power(it, degrees, level) < POWER)
 }
 
 /// The least number of pairs, at least two, with which a true difference would be called significant at a level in [`POWER`]

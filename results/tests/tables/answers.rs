@@ -25,7 +25,7 @@ fn factorial(leave_out: &str) -> Suite {
     let suite = Suite::new();
     for (seed, level, own) in [(1, 0.0, 0.001), (2, 0.2, -0.002), (3, -0.1, 0.001)] {
         for (method, restarts, warm_start, loss) in [
-            ("--", false, false, 4.00),
+            ("--", false, false, 4.00 + 0.2 * own),
             ("R-", true, false, 4.10 + own),
             ("-W", false, true, 3.70),
             ("RW", true, true, 3.84),
@@ -55,9 +55,14 @@ fn effects_are_contrasts_within_seeds() {
     // half of (3.84 - 3.70) - (4.10 - 4.00)
     assert!((effect("restarts x warm_start", "effect") - 0.02).abs() < 1e-12);
     assert_eq!(frame.height(), 3);
-    // half of each seed's own part: 0.0005, -0.001, 0.0005, with a deviation of 0.000866 and an error of 0.0005
-    let error = effect("restarts", "effect_standard_error");
-    assert!((error - 0.0005).abs() < 1e-9, "{error}");
+    // of the seeds' own parts, whose mean has an error of 0.001, 0.4 in two effects (1 - 0.2 over 2) and 0.6 in that of the warm
+    // start (1 + 0.2): errors of 0.0004 and 0.0006 alone, and the root of their mean square together
+    for name in ["restarts", "warm_start", "restarts x warm_start"] {
+        let error = effect(name, "effect_standard_error");
+        assert!((error - 0.000_476_1).abs() < 1e-6, "{name}: {error}");
+    }
+    // with six degrees of freedom; two would need 0.005
+    assert!(effect("restarts", "effect_resolvable") < 0.003);
     assert_eq!(effect("restarts", "seeds_complete"), 3.0);
 
     let report = markdown(&factorial("").read());

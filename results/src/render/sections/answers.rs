@@ -94,8 +94,8 @@ pub(in crate::render) fn recovery_section(rows: &[Cells<'_>]) -> Option<Section>
     }
     let notes = format!(
         "- At every step where some method restarts: the largest logged training loss of the next {window} steps over the mean of\n  \
-         the {window} before, and the median of the steps until half as many are back at that mean (`-`: half never are). Methods without restarts\n  \
-         show what the batches alone make of it, which all methods share (`recovery.csv`).\n"
+         the {window} before, and the median of the steps until half as many are back at that mean (`-`: half never are). Methods without\n  \
+         restarts, resets and drops of the rate show what the batches alone make of it, which all methods share (`recovery.csv`).\n"
     );
     Some(Section {
         title: "Around restarts".into(),
