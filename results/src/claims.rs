@@ -4,7 +4,7 @@
 //! out. Where several methods are compared, their p-values are adjusted together, and the level is divided by the number of
 //! sizes that were trained. Where a side has lost seeds to divergence, the others decide nothing.
 
-use crate::frame::Runs;
+use crate::frame::{Runs, pair};
 use crate::statistics::{
     Difference, Estimate, SIGNIFICANCE, holm, mean_interval, paired, pairs_needed,
 };
@@ -421,25 +421,26 @@ fn compared(
     method: &str,
     other: &str,
 ) -> Found {
-    let common = left.iter().filter_map(|(seed, value)| {
-        let (_, other) = right.iter().find(|(it, _)| it == seed)?;
-        Some((*value, *other))
-    });
-    let (left, right): (Vec<f64>, Vec<f64>) = common.unzip();
+    let (left, right) = pair(left, right);
     let Some(difference) = paired(&left, &right) else {
         return not_tested(format!("{unit} of {method} and {other}"));
     };
+    let figures = format!("{method} - {other} {} {unit}", shown(&difference.estimate));
+    by_sign(&difference, sign, level, figures)
+}
+
+/// A difference that is claimed to lie above zero (`sign` 1) or below (-1).
+fn by_sign(difference: &Difference, sign: f64, level: f64, figures: String) -> Found {
     let significant = difference.p.is_some_and(|p| p < level);
     let as_claimed = difference.estimate.point * sign > 0.0;
-    let verdict = match (significant, as_claimed) {
-        (true, true) => Verdict::Reproduced,
-        (true, false) => Verdict::Refuted,
-        (false, _) => Verdict::Underpowered,
-    };
     Found {
-        verdict,
-        figures: format!("{method} - {other} {} {unit}", shown(&difference.estimate)),
-        needed: (!significant).then(|| seeds_for(&difference, level)),
+        verdict: match (significant, as_claimed) {
+            (true, true) => Verdict::Reproduced,
+            (true, false) => Verdict::Refuted,
+            (false, _) => Verdict::Underpowered,
+        },
+        figures,
+        needed: (!significant).then(|| seeds_for(difference, level)),
     }
 }
 
@@ -454,20 +455,11 @@ fn rank_above(runs: &Runs, size: &str, level: f64, method: &str) -> Found {
             "spectra of {method}, products included (relora spectra)"
         ));
     };
-    let significant = difference.p.is_some_and(|p| p < level);
-    let verdict = match (significant, difference.estimate.point > 0.0) {
-        (true, true) => Verdict::Reproduced,
-        (true, false) => Verdict::Refuted,
-        (false, _) => Verdict::Underpowered,
-    };
-    Found {
-        verdict,
-        figures: format!(
-            "effective rank of {method}'s update minus the mean of its products' {}",
-            shown(&difference.estimate)
-        ),
-        needed: (!significant).then(|| seeds_for(&difference, level)),
-    }
+    let figures = format!(
+        "effective rank of {method}'s update minus the mean of its products' {}",
+        shown(&difference.estimate)
+    );
+    by_sign(&difference, 1.0, level, figures)
 }
 
 fn state_to_weights(runs: &Runs, size: &str, method: &str, about: f64, within: f64) -> Found {
@@ -529,20 +521,11 @@ fn narrows(runs: &Runs, sizes: &[String], method: &str, to: &str) -> Found {
     let Some(difference) = paired(&slopes, &vec![0.0; slopes.len()]) else {
         return not_tested("a seed that is complete at all sizes".to_owned());
     };
-    let significant = difference.p.is_some_and(|p| p < SIGNIFICANCE);
-    let verdict = match (significant, difference.estimate.point < 0.0) {
-        (true, true) => Verdict::Reproduced,
-        (true, false) => Verdict::Refuted,
-        (false, _) => Verdict::Underpowered,
-    };
-    Found {
-        verdict,
-        figures: format!(
-            "{method} - {to}: {} nats for each e-fold of parameters",
-            shown(&difference.estimate)
-        ),
-        needed: (!significant).then(|| seeds_for(&difference, SIGNIFICANCE)),
-    }
+    let figures = format!(
+        "{method} - {to}: {} nats for each e-fold of parameters",
+        shown(&difference.estimate)
+    );
+    by_sign(&difference, -1.0, SIGNIFICANCE, figures)
 }
 
 fn slope(points: &[(f64, f64)]) -> f64 {

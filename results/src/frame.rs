@@ -16,7 +16,7 @@ mod tables;
 
 pub use columns::{Description, VOLATILE_COLUMNS, describe};
 pub use compare::SeedsNeeded;
-pub(crate) use compare::{BETTER_ALONE, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE};
+pub(crate) use compare::{BETTER_ALONE, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE, pair};
 pub use read::{FrameError, read};
 
 use crate::record::{

@@ -53,8 +53,6 @@ pub struct Difference {
     pub estimate: Estimate,
     /// Two-sided p-value of the paired t-test; absent for one pair.
     pub p: Option<f64>,
-    /// The same at [`LEVEL`] by the bootstrap ([`bca`]); the tables' verdicts go by the t-test.
-    pub bootstrap: Option<Interval>,
 }
 
 impl Difference {
@@ -154,15 +152,11 @@ pub fn paired(left: &[f64], right: &[f64]) -> Option<Difference> {
     let p = estimate
         .standard_error
         .and_then(|error| p_of(estimate.point, error, estimate.n - 1));
-    Some(Difference {
-        estimate,
-        p,
-        bootstrap: bca(&differences),
-    })
+    Some(Difference { estimate, p })
 }
 
 /// A mean whose standard error was estimated from more than its own values, with the degrees of freedom of that error: interval
-/// and p-value. No bootstrap, which knows only the values.
+/// and p-value.
 #[must_use]
 pub fn with_pooled_error(point: f64, error: f64, degrees: usize, n: usize) -> Difference {
     let half = critical_value(1.0 - LEVEL, degrees) * error;
@@ -179,7 +173,6 @@ pub fn with_pooled_error(point: f64, error: f64, degrees: usize, n: usize) -> Di
     Difference {
         estimate,
         p: p_of(point, error, degrees),
-        bootstrap: None,
     }
 }
 

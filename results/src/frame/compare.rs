@@ -4,7 +4,7 @@
 use super::{Run, Runs};
 use crate::record::{RowKeys, RunResult, Status};
 use crate::statistics::{
-    Difference, Estimate, SIGNIFICANCE, holm, mean_interval, paired, pairs_needed,
+    Difference, Estimate, Interval, SIGNIFICANCE, bca, holm, mean_interval, paired, pairs_needed,
     smallest_difference, strictest_level,
 };
 use serde::Serialize;
@@ -172,6 +172,8 @@ pub(super) struct Compared<'a> {
     pub(super) reference: Option<Group<'a>>,
     /// Validation loss, this method minus the reference, over the seeds that both ran to their end. None for the reference.
     pub(super) difference: Option<Difference>,
+    /// Its interval by the bootstrap; verdicts go by the t-test.
+    pub(super) bootstrap: Option<Interval>,
     /// p-value after Holm's correction over all differences of the size.
     pub(super) p_adjusted: Option<f64>,
     /// Number of the differences that are tested.
@@ -293,6 +295,7 @@ fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Co
                 group,
                 reference: reference.clone(),
                 difference: None,
+                bootstrap: None,
                 p_adjusted: None,
                 comparisons: 0,
                 margin,
@@ -301,6 +304,7 @@ fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Co
             if let Some(reference) = reference.as_ref().filter(|_| !row.is_reference()) {
                 let (left, right) = pair(&row.group.values(loss), &reference.values(loss));
                 row.difference = paired(&left, &right);
+                row.bootstrap = bca(&differences(&left, &right));
             }
             row
         })
@@ -335,8 +339,13 @@ pub(super) fn p_value(row: &Compared<'_>) -> Option<f64> {
     row.difference.and_then(|difference| difference.p)
 }
 
+fn differences(left: &[f64], right: &[f64]) -> Vec<f64> {
+    let pairs = left.iter().zip(right);
+    pairs.map(|(left, right)| left - right).collect()
+}
+
 /// Values of the seeds that both sides have, in the order of the seeds.
-fn pair(left: &[(u64, f64)], right: &[(u64, f64)]) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn pair(left: &[(u64, f64)], right: &[(u64, f64)]) -> (Vec<f64>, Vec<f64>) {
     let common = left.iter().filter_map(|(seed, value)| {
         let (_, other) = right.iter().find(|(other, _)| other == seed)?;
         Some((*value, *other))

@@ -1,6 +1,6 @@
 //! Single figures of a method at a size, seed by seed: what a claim is judged by.
 
-use super::recovery::{Around, around_restarts};
+use super::recovery::{Around, around_restarts, mean};
 use super::{Run, Runs};
 use crate::record::{RowKeys, RunResult, SpectrumOf, Status};
 use crate::spectra::Spectrum;
@@ -182,9 +182,4 @@ fn spectra(run: &Run, of: SpectrumOf) -> impl Iterator<Item = Spectrum> {
         let singular_values = record.singular_values.clone();
         Spectrum { singular_values }
     })
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }

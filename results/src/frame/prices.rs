@@ -1,7 +1,7 @@
 //! What a loss costs: the tokens, operations and seconds that a method needs to get where another one gets.
 
 use super::build::{column, interval, keys, table};
-use super::compare::{Compared, Group};
+use super::compare::Compared;
 use super::{Run, Runs};
 use crate::record::{Record, StepRecord};
 use crate::statistics::{Estimate, LEVEL, paired};
@@ -67,6 +67,8 @@ fn priced<'a>(compared: &'a Compared<'a>) -> Priced<'a> {
         .as_ref()
         .filter(|_| !compared.is_reference())
     {
+        let row = reference.row();
+        let per_step = row.flops / row.planned_steps.max(1) as f64;
         for run in &compared.group.runs {
             let other = reference.runs.iter().find(|it| it.row.seed == run.row.seed);
             let Some(other) = other else { continue };
@@ -74,9 +76,8 @@ fn priced<'a>(compared: &'a Compared<'a>) -> Priced<'a> {
                 continue;
             };
             let loss = own_loss.max(other_loss);
-            let per_step = FullRank::of(reference);
             if let (Some(own), Some(other)) =
-                (price(run, loss, &per_step), price(other, loss, &per_step))
+                (price(run, loss, per_step), price(other, loss, per_step))
             {
                 losses.push(loss);
                 pairs.push((own, other));
@@ -101,26 +102,13 @@ fn priced<'a>(compared: &'a Compared<'a>) -> Priced<'a> {
     }
 }
 
-/// Operations of an update at full rank.
-struct FullRank {
-    flops_per_step: f64,
-}
-
-impl FullRank {
-    fn of(reference: &Group<'_>) -> FullRank {
-        let row = reference.row();
-        FullRank {
-            flops_per_step: row.flops / row.planned_steps.max(1) as f64,
-        }
-    }
-}
-
 fn final_loss(run: &Run) -> Option<f64> {
     run.complete()?.validation_loss
 }
 
-/// Where a run first was at a loss or below it; none where it never was, or was already at its first evaluation.
-fn price(run: &Run, loss: f64, full_rank: &FullRank) -> Option<Price> {
+/// What it took a run to be at a loss or below it first, with so many operations of an update at full rank; none where it never
+/// was, or was already at its first evaluation.
+fn price(run: &Run, loss: f64, full_rank_flops: f64) -> Option<Price> {
     let evaluations: Vec<(f64, f64, f64)> = run
         .records
         .iter()
@@ -141,10 +129,10 @@ fn price(run: &Run, loss: f64, full_rank: &FullRank) -> Option<Price> {
     let row = &run.row;
     let warm = row.warm_start_steps.unwrap_or(0) as f64;
     let own_steps = (row.planned_steps as f64 - warm).max(1.0);
-    let own_per_step = (row.flops - warm * full_rank.flops_per_step) / own_steps;
+    let own_per_step = (row.flops - warm * full_rank_flops) / own_steps;
     Some(Price {
         tokens,
-        flops: step.min(warm) * full_rank.flops_per_step + (step - warm).max(0.0) * own_per_step,
+        flops: step.min(warm) * full_rank_flops + (step - warm).max(0.0) * own_per_step,
         seconds: seconds_at(run, step),
     })
 }

@@ -130,7 +130,8 @@ fn around(run: &Run, step: u64, every: u64) -> Option<Around<'_>> {
     })
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// None of no values.
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / f64::from(count))
 }

@@ -519,13 +519,12 @@ fn comparisons(rows: &[Compared<'_>]) -> Vec<Column> {
     columns.extend(estimate("difference", rows, |row| {
         row.difference.map(|difference| difference.estimate)
     }));
-    let bootstrap = |row: &Compared<'_>| row.difference?.bootstrap;
     columns.extend([
         column("difference_bootstrap_low", rows, |row| {
-            bootstrap(row).map(|interval| interval.low)
+            row.bootstrap.map(|interval| interval.low)
         }),
         column("difference_bootstrap_high", rows, |row| {
-            bootstrap(row).map(|interval| interval.high)
+            row.bootstrap.map(|interval| interval.high)
         }),
         column("difference_pairs", rows, |row| {
             row.difference
