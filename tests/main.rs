@@ -6,6 +6,7 @@ mod dialects;
 mod e2e;
 mod faults;
 mod hugging_face;
+mod report;
 mod resume;
 mod spectra;
 mod support;

@@ -270,7 +270,8 @@ fn spectra_are_measured_from_the_warm_start_where_it_was_kept_and_else_from_the_
         }
     }
 
-    let figure = fs::read_to_string(world.path("out/tables/spectra-tiny.svg")).expect("a figure");
+    let figure =
+        fs::read_to_string(world.path("out/tables/figures/spectra-tiny.svg")).expect("a figure");
     assert!(figure.starts_with("<svg"), "{figure:.80}");
     for (method, from_step, _) in EXPECTED {
         // The paper's figure 4 has no method of the ablations.
@@ -330,7 +331,8 @@ fn spectra_of_seeds_that_are_measured_from_different_steps_are_not_averaged() {
         assert_eq!(steps, [from_step; 14], "{run}");
     }
     assert!(!world.path("out/tiny-relora-seed1/spectra.jsonl").exists());
-    let figure = fs::read_to_string(world.path("out/tables/spectra-tiny.svg")).expect("a figure");
+    let figure =
+        fs::read_to_string(world.path("out/tables/figures/spectra-tiny.svg")).expect("a figure");
     for (row, seeds) in [("full | 0", 1), ("full | 10", 2), ("relora | 10", 2)] {
         let (method, from_step) = row.split_once(" | ").expect("two cells");
         let title = format!("\n{method} from {from_step}, v_proj\n");

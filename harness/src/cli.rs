@@ -308,7 +308,8 @@ pub struct ExplainOptions {
 pub struct ReportOptions {
     #[command(flatten)]
     pub read: ReadOptions,
-    /// File to write, - for standard output [default: <suite>/report.md]
+    /// A single file to write instead, HTML, LaTeX or Markdown by its ending (.html, .tex, .md), - for Markdown on standard
+    /// output [default: <suite>/tables/report.html, with all tables and figures beside it]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }

@@ -151,7 +151,8 @@ fn one_by_one(seconds: &[f64], jobs: u64) -> f64 {
     busy_until.into_iter().fold(0.0, f64::max)
 }
 
-const FILE: &str = "plan.toml";
+/// Name of the file in the directory of a suite.
+pub const FILE: &str = "plan.toml";
 
 impl Plan {
     /// Reads a suite's plan.

@@ -2,14 +2,17 @@
 
 mod cells;
 pub mod csv;
-pub mod figure;
+mod figures;
+mod html;
 pub mod json;
 pub mod latex;
 pub mod markdown;
 pub mod parquet;
 mod sections;
 mod table;
+mod text;
 
+pub use html::About;
 pub use json::json;
 pub use latex::latex;
 pub use markdown::{markdown, spectra};
@@ -54,27 +57,29 @@ pub enum RenderError {
         source: polars::error::PolarsError,
     },
     /// A figure could not be drawn.
-    #[error("cannot draw the figures of {}: {source}", .directory.display())]
+    #[error("cannot draw the figure {figure}: {source}")]
     Figure {
-        /// Where they should have gone.
-        directory: PathBuf,
+        /// Its name.
+        figure: String,
         /// What the drawing library says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Writes `<table>.csv` and `<table>.parquet` for every table, the figures, `report.md` and `report.tex` into `directory`,
-/// which is created. Returns what it wrote, in order. Equal runs give equal bytes.
+/// Writes `<table>.csv` and `<table>.parquet` for every table, `figures/<figure>.svg` and `.png` for every figure, `report.md`,
+/// `report.tex` and `report.html` into `directory`, which is created. Returns what it wrote, in order. Equal runs give equal
+/// bytes.
 ///
 /// # Errors
 ///
 /// The directory cannot be made or a file cannot be written; files written before stay, each of them whole.
-pub fn write_all(runs: &Runs, directory: &Path) -> Result<Vec<PathBuf>, RenderError> {
-    fs::create_dir_all(directory).map_err(|source| RenderError::Io {
-        path: directory.to_path_buf(),
-        source,
-    })?;
+pub fn write_all(
+    runs: &Runs,
+    about: &About,
+    directory: &Path,
+) -> Result<Vec<PathBuf>, RenderError> {
     let mut written = Vec::new();
+    create(directory)?;
     for (name, frame) in runs.frames() {
         let path = directory.join(format!("{name}.csv"));
         csv::write(&frame, &path)?;
@@ -83,21 +88,47 @@ pub fn write_all(runs: &Runs, directory: &Path) -> Result<Vec<PathBuf>, RenderEr
         parquet::write(&frame, &path)?;
         written.push(path);
     }
-    for (name, drawing) in figure::spectra(runs).map_err(|source| RenderError::Figure {
-        directory: directory.to_path_buf(),
-        source,
-    })? {
-        let path = directory.join(name);
-        replace(&path, drawing.as_bytes())?;
+    let mut put = |path: PathBuf, bytes: &[u8]| {
+        replace(&path, bytes)?;
         written.push(path);
+        Ok(())
+    };
+    let figures = figures::figures(runs);
+    if !figures.is_empty() {
+        create(&directory.join("figures"))?;
     }
-    let path = directory.join("report.md");
-    replace(&path, markdown(runs).as_bytes())?;
-    written.push(path);
-    let path = directory.join("report.tex");
-    replace(&path, latex(runs).as_bytes())?;
-    written.push(path);
+    for figure in &figures {
+        let failed = |source| RenderError::Figure {
+            figure: figure.name.clone(),
+            source,
+        };
+        let path = |extension| directory.join(format!("figures/{}.{extension}", figure.name));
+        put(
+            path("svg"),
+            figures::svg(figure).map_err(failed)?.as_bytes(),
+        )?;
+        put(path("png"), &figures::png(figure).map_err(failed)?)?;
+    }
+    put(directory.join("report.md"), markdown(runs).as_bytes())?;
+    put(directory.join("report.tex"), latex(runs).as_bytes())?;
+    let page = html::html(runs, about, &figures)?;
+    put(directory.join("report.html"), page.as_bytes())?;
     Ok(written)
+}
+
+/// The report of a suite as one HTML file.
+///
+/// # Errors
+/// A figure that cannot be drawn.
+pub fn html(runs: &Runs, about: &About) -> Result<String, RenderError> {
+    html::html(runs, about, &figures::figures(runs))
+}
+
+fn create(directory: &Path) -> Result<(), RenderError> {
+    fs::create_dir_all(directory).map_err(|source| RenderError::Io {
+        path: directory.to_path_buf(),
+        source,
+    })
 }
 
 /// Puts a file in its place in one move: the bytes go into a hidden sibling, which is synced and renamed. polars writes into

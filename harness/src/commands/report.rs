@@ -1,27 +1,38 @@
-//! `relora report`: a suite as one Markdown file to put beside a paper or an issue.
+//! `relora report`: a suite as one file to open, to send, or to put beside a paper.
 
 use std::path::Path;
 
 use anyhow::anyhow;
+use results::render;
 
 use super::{print, suite_directory, tables};
 use crate::cli::ReportOptions;
 use crate::exit::Exit;
 use crate::files;
 
-/// Writes the report and prints where it is, or prints it where `-` is asked for.
+/// Writes the report and prints where it is, or prints it where `-` is asked for. The name of the file says what it is to be.
 ///
 /// # Errors
 /// A suite that is not there or cannot be read, a file that cannot be written.
 pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
     let suite = suite_directory(options.read.suite.as_deref())?;
     let runs = tables::runs(&suite)?;
-    let report = results::render::markdown(&runs);
-    let path = options.output.unwrap_or_else(|| suite.join("report.md"));
+    let Some(path) = options.output else {
+        let folder = tables::write(&runs, &suite).map_err(|error| {
+            anyhow!("{error}; --output names a single file elsewhere, and --output - prints it")
+        })?;
+        print(&folder.join("report.html").display().to_string())?;
+        return Ok(Exit::Success);
+    };
     if path == Path::new("-") {
-        print(&report)?;
+        print(&render::markdown(&runs))?;
         return Ok(Exit::Success);
     }
+    let report = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("html" | "htm") => render::html(&runs, &tables::about(&suite)?)?,
+        Some("tex") => render::latex(&runs),
+        _ => render::markdown(&runs),
+    };
     files::write_atomically(&path, report.as_bytes()).map_err(|error| {
         anyhow!("{error}; --output names another file, and --output - prints it")
     })?;

@@ -62,7 +62,7 @@ pub fn run(options: SpectraOptions) -> anyhow::Result<Exit> {
         print(&format!(
             "{}\n{}",
             render::spectra(&runs),
-            folder.join("spectra*.csv, spectra-*.svg").display()
+            folder.join("spectra*.csv, figures/spectra-*.svg").display()
         ))?;
     }
     Ok(if failed { Exit::Failure } else { Exit::Success })

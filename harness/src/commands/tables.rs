@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use results::frame::{self, Description, Runs};
-use results::render;
+use results::render::{self, About};
 
 use super::{print, print_json, suite_directory};
 use crate::cli::TablesOptions;
 use crate::exit::{Exit, UserError, one_line};
+use crate::files;
 use crate::lease;
 use crate::matrix::Cell;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::progress::warn;
 
 /// Rebuilds the files and prints the tables, or what their columns mean.
@@ -72,14 +73,31 @@ pub(super) fn read(suite: &Path) -> anyhow::Result<Runs> {
     Ok(runs.with_planned(plan.cells.iter().map(Cell::row).collect()))
 }
 
-/// Writes every table into the suite's folder `tables`, and returns that folder.
+/// Writes every table, the figures and the reports into the suite's folder `tables`, and returns that folder.
 ///
 /// # Errors
 /// What the disk says.
 pub(super) fn write(runs: &Runs, suite: &Path) -> anyhow::Result<PathBuf> {
     let folder = suite.join("tables");
-    render::write_all(runs, &folder)?;
+    render::write_all(runs, &about(suite)?, &folder)?;
     Ok(folder)
+}
+
+/// What a report says of a suite beyond its runs.
+///
+/// # Errors
+/// A plan that cannot be read.
+pub(super) fn about(suite: &Path) -> anyhow::Result<About> {
+    let plan = Plan::read(suite)?;
+    // `.` has no name of its own.
+    let whole = suite.canonicalize().unwrap_or_else(|_| suite.to_path_buf());
+    let name = whole.file_name().unwrap_or(whole.as_os_str());
+    Ok(About {
+        name: name.to_string_lossy().into_owned(),
+        directory: suite.display().to_string(),
+        profile: plan.profile,
+        plan: files::read_to_string(&suite.join(plan::FILE))?,
+    })
 }
 
 /// Prints all tables.

@@ -38,7 +38,7 @@ pub fn markdown(runs: &Runs) -> String {
 }
 
 /// How many runs stand where, and what stands nowhere.
-fn standing(runs: &Runs) -> String {
+pub(super) fn standing(runs: &Runs) -> String {
     let mut text = counted(runs);
     for reason in runs.unplaced() {
         let _ = write!(
@@ -77,7 +77,7 @@ fn counted(runs: &Runs) -> String {
 }
 
 /// What a careful reader asks before believing a table.
-fn reading() -> String {
+pub(super) fn reading() -> String {
     let level = level();
     format!(
         "\n## How to read this\n\n\

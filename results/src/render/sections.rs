@@ -17,6 +17,8 @@ use std::fmt::Write;
 #[derive(Clone, Debug)]
 pub(super) struct Section {
     pub(super) title: String,
+    /// Name of the table of the suite that it is taken from.
+    pub(super) from: &'static str,
     pub(super) table: Table,
     pub(super) notes: String,
 }
@@ -212,6 +214,7 @@ fn perplexity_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<Section>
     let notes = not_complete(rows, runs) + &differences(rows) + &published_note(rows);
     Some(Section {
         title: "Perplexity".into(),
+        from: "perplexity",
         table,
         notes,
     })
@@ -258,6 +261,7 @@ fn ablations_section(rows: &[Cells<'_>]) -> Option<Section> {
     notes += &published_note(rows);
     Some(Section {
         title: "Parts of the method".into(),
+        from: "ablations",
         table,
         notes,
     })
@@ -307,6 +311,7 @@ fn throughput_section(rows: &[Cells<'_>]) -> Option<Section> {
     }
     Some(Section {
         title: "Speed".into(),
+        from: "throughput",
         table,
         notes: "- Tokens per second count training after the warm start; the times charge a warm start to the method even where it\n  was handed on.\n".into(),
     })
@@ -357,6 +362,7 @@ fn memory_section(rows: &[Cells<'_>]) -> Option<Section> {
     }
     Some(Section {
         title: "Memory".into(),
+        from: "memory",
         table,
         notes: format!(
             "- Bytes in {unit}. Trained: parameters that the optimizer updates (in the low-rank stage, if there is one).\n\

@@ -7,7 +7,7 @@ mod suite;
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
 use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};
 use results::record::Status;
-use results::render::{csv, json, latex, markdown, number_of, write_all};
+use results::render::{About, csv, json, latex, markdown, number_of, write_all};
 use std::fs;
 use suite::{Suite, evaluation, reset, restart, row, step, stop};
 
@@ -637,7 +637,12 @@ fn what_is_not_a_suite_is_named() {
 #[test]
 fn directories_that_are_no_runs_are_passed_over() {
     let suite = ordinary();
-    write_all(&suite.read(), &suite.path().join("tables")).expect("the tables can be written");
+    write_all(
+        &suite.read(),
+        &About::default(),
+        &suite.path().join("tables"),
+    )
+    .expect("the tables can be written");
     suite.file(".writing", "manifest.json", "half of");
     assert_eq!(suite.read().runs().height(), 12);
 }
@@ -763,9 +768,15 @@ fn written_tables_are_whole_readable_and_repeatable() {
     let suite = ordinary();
     let runs = suite.read().with_planned(ordinary_plan());
     let directory = suite.path().join("tables");
-    let written = write_all(&runs, &directory).expect("the tables can be written");
-    // each table twice, and the report as Markdown and as LaTeX
-    assert_eq!(written.len(), 2 * runs.frames().len() + 2);
+    let written =
+        write_all(&runs, &About::default(), &directory).expect("the tables can be written");
+    let figures = written
+        .iter()
+        .filter(|path| path.parent().is_some_and(|it| it.ends_with("figures")))
+        .count();
+    // each table twice, each figure twice, and the report as Markdown, as LaTeX and as HTML
+    assert_eq!(written.len(), 2 * runs.frames().len() + figures + 3);
+    assert!(figures > 0 && figures.is_multiple_of(2), "{figures}");
     let bytes = || {
         written
             .iter()
@@ -773,12 +784,15 @@ fn written_tables_are_whole_readable_and_repeatable() {
             .collect::<Vec<_>>()
     };
     let first = bytes();
-    write_all(&runs, &directory).expect("the tables can be written again");
+    write_all(&runs, &About::default(), &directory).expect("the tables can be written again");
     assert_eq!(first, bytes());
-    assert_eq!(
-        fs::read_dir(&directory)
+    let files_in = |directory: &Path| {
+        fs::read_dir(directory)
             .expect("the directory exists")
-            .count(),
+            .count()
+    };
+    assert_eq!(
+        files_in(&directory) - 1 + files_in(&directory.join("figures")),
         written.len(),
         "no temporary file is left"
     );
@@ -821,7 +835,8 @@ fn a_directory_that_cannot_be_written_is_named() {
     let suite = ordinary();
     suite.file("occupied", "tables", "a file where a directory should be");
     let path = suite.path().join("occupied").join("tables");
-    let message = write_all(&suite.read(), &path).map_err(|error| error.to_string());
+    let message =
+        write_all(&suite.read(), &About::default(), &path).map_err(|error| error.to_string());
     assert!(
         matches!(&message, Err(message) if message.contains("occupied/tables")),
         "{message:?}"

@@ -38,6 +38,7 @@ pub(in crate::render) fn effects_section(rows: &[Cells<'_>]) -> Option<Section> 
     );
     Some(Section {
         title: "Effects of the parts".into(),
+        from: "effects",
         table,
         notes,
     })
@@ -99,6 +100,7 @@ pub(in crate::render) fn recovery_section(rows: &[Cells<'_>]) -> Option<Section>
     );
     Some(Section {
         title: "Around restarts".into(),
+        from: "recovery",
         table,
         notes,
     })
@@ -127,6 +129,7 @@ pub(in crate::render) fn prices_section(rows: &[Cells<'_>]) -> Option<Section> {
     }
     Some(Section {
         title: format!("Price of the same loss, times `{reference}`"),
+        from: "prices",
         table,
         notes: "- In each seed the loss is the larger of the two final ones; what each run took to get there is read off its\n  \
                 evaluations, in proportion between them. Below 1 is cheaper. The better run is\n  \
