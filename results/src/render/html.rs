@@ -142,9 +142,6 @@ fn inline(text: &str) -> String {
     html.trim_end_matches("</p>").to_owned()
 }
 
-/// Pixels of a page to a point of a drawing, at most: letters of all figures are of one size where the page is wide enough.
-const PIXELS: (u32, u32) = (7, 6);
-
 /// A figure with what a reader may do with it and what it shows.
 fn drawn(figure: &Figure) -> Result<String, RenderError> {
     let (x, y) = changeable(figure);
@@ -193,8 +190,8 @@ fn drawn(figure: &Figure) -> Result<String, RenderError> {
                 })?;
             let _ = write!(
                 text,
-                "<div class=\"drawing scroll\" style=\"max-width:{}px\" data-logarithmic=\"{logarithmic}\"{hidden}>\n{drawing}</div>\n",
-                width(figure) * PIXELS.0 / PIXELS.1
+                "<div class=\"drawing scroll\" style=\"--points:{}\" data-logarithmic=\"{logarithmic}\"{hidden}>\n{drawing}</div>\n",
+                width(figure)
             );
         }
     }

@@ -210,7 +210,7 @@ fn chart<'a, DB: DrawingBackend>(
     let beside = match &panel.y.scale {
         super::Scale::Rows(names) => {
             let longest = names.iter().map(|name| name.chars().count()).max();
-            longest.unwrap_or(0) as u32 * LETTER + MARGIN
+            longest.unwrap_or(0) as u32 * LETTER * 6 / 7 + MARGIN
         }
         _ => BESIDE,
     };
