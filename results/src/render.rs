@@ -66,9 +66,21 @@ pub enum RenderError {
     },
 }
 
-/// Writes `<table>.csv` and `<table>.parquet` for every table, `figures/<figure>.svg` and `.png` for every figure, `report.md`,
-/// `report.tex` and `report.html` into `directory`, which is created. Returns what it wrote, in order. Equal runs give equal
-/// bytes.
+impl RenderError {
+    fn of(
+        figure: &figures::Figure,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    ) -> RenderError {
+        RenderError::Figure {
+            figure: figure.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Writes `<table>.csv` and `<table>.parquet` for every table, `report.md`, `report.tex`, `report.html`, and `figures/<figure>.svg`
+/// and `.png` for every figure into `directory`, which is created. Returns what it wrote, in order. Equal runs and an equal
+/// `about` give equal bytes.
 ///
 /// # Errors
 ///
@@ -93,26 +105,25 @@ pub fn write_all(
         written.push(path);
         Ok(())
     };
+    put(directory.join("report.md"), markdown(runs).as_bytes())?;
+    put(directory.join("report.tex"), latex(runs).as_bytes())?;
     let figures = figures::figures(runs);
+    let page = html::html(runs, about, &figures)?;
+    put(directory.join("report.html"), page.as_bytes())?;
     if !figures.is_empty() {
         create(&directory.join("figures"))?;
     }
     for figure in &figures {
-        let failed = |source| RenderError::Figure {
-            figure: figure.name.clone(),
-            source,
-        };
         let path = |extension| directory.join(format!("figures/{}.{extension}", figure.name));
+        let failed = |source| RenderError::of(figure, source);
         put(
             path("svg"),
             figures::svg(figure).map_err(failed)?.as_bytes(),
         )?;
-        put(path("png"), &figures::png(figure).map_err(failed)?)?;
+        if let Some(bitmap) = figures::png(figure).map_err(failed)? {
+            put(path("png"), &bitmap)?;
+        }
     }
-    put(directory.join("report.md"), markdown(runs).as_bytes())?;
-    put(directory.join("report.tex"), latex(runs).as_bytes())?;
-    let page = html::html(runs, about, &figures)?;
-    put(directory.join("report.html"), page.as_bytes())?;
     Ok(written)
 }
 

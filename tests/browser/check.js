@@ -15,7 +15,7 @@
     return box.width > 0 && box.height > 0;
   };
   const drawing = (figure) => [...figure.querySelectorAll(".drawing")].filter((it) => !it.hidden);
-  const shapes = (svg) => svg.querySelectorAll(".series > :not(.hit)").length;
+  const shapes = (svg) => svg.querySelectorAll(".series *").length;
 
   for (const figure of document.querySelectorAll("figure")) {
     const [only, ...more] = drawing(figure);
@@ -24,11 +24,11 @@
     found.figures.push({ name, series: figure.querySelector(".drawing").querySelectorAll(".key").length });
     if (more.length || !only || !isShown(only.querySelector("svg"))) complain("not one drawing is shown");
     if (shapes(only) === 0) complain("nothing is drawn");
-    if (/NaN|Infinity|undefined/.test(figure.innerHTML)) complain("a number is none");
+    if (/NaN|[" ,-]inf[" ,]|undefined/.test(figure.innerHTML)) complain("a number is none");
 
     // Each series goes and comes back, in every drawing of the figure.
     for (const key of only.querySelectorAll(".key")) {
-      const of = (state) => [...only.querySelectorAll(".series")]
+      const of = (state) => [...only.querySelectorAll(".series, .hits")]
         .filter((it) => it.dataset.series === key.dataset.series)
         .filter((it) => (getComputedStyle(it).display === "none") === (state === "hidden")).length;
       const all = of("shown");
@@ -58,11 +58,23 @@
       if (drawing(figure)[0].innerHTML !== before) complain("log " + button.dataset.axis + " does not change back");
     }
 
-    // A value is said where one points at it.
-    const hit = only.querySelector(".series .hit");
-    if (hit) {
-      hit.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: 50, clientY: 50 }));
-      if (tip.hidden || !tip.textContent.trim()) complain("a point says nothing");
+    // Each series says a value where one points at it, whatever is drawn over it: some point of it is under the pointer.
+    const groups = [...only.querySelectorAll(".hits")];
+    for (const group of groups) {
+      figure.scrollIntoView({ block: "start", behavior: "instant" });
+      const says = [...group.querySelectorAll(".hit")].some((hit) => {
+        hit.scrollIntoView({ block: "center", inline: "center", behavior: "instant" });
+        const box = hit.getBoundingClientRect();
+        const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+        const under = document.elementFromPoint(x, y);
+        if (!under || under.parentNode !== group) return false;
+        under.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: x, clientY: y }));
+        return !tip.hidden && tip.textContent === hit.dataset.says;
+      });
+      // Where methods do the same, the later one covers the earlier one with its own points.
+      if (!says && group === groups[groups.length - 1]) complain("nothing is said of " + group.dataset.series);
+    }
+    if (groups.length) {
       const box = tip.getBoundingClientRect();
       if (box.right > innerWidth || box.left < 0) complain("what a point says leaves the page");
     } else {

@@ -7,7 +7,7 @@ use results::render;
 
 use super::{print, suite_directory, tables};
 use crate::cli::ReportOptions;
-use crate::exit::Exit;
+use crate::exit::{Exit, UserError};
 use crate::files;
 
 /// Writes the report and prints where it is, or prints it where `-` is asked for. The name of the file says what it is to be.
@@ -28,10 +28,18 @@ pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
         print(&render::markdown(&runs))?;
         return Ok(Exit::Success);
     }
-    let report = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("html" | "htm") => render::html(&runs, &tables::about(&suite)?)?,
-        Some("tex") => render::latex(&runs),
-        _ => render::markdown(&runs),
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    let report = match ending.to_ascii_lowercase().as_str() {
+        "html" | "htm" => render::html(&runs, &tables::about(&suite)?)?,
+        "tex" => render::latex(&runs),
+        "md" | "markdown" | "txt" | "" => render::markdown(&runs),
+        _ => {
+            let message = format!(
+                "--output {}: a report is .html, .md or .tex, by the ending of its file",
+                path.display()
+            );
+            return Err(UserError::new(message).into());
+        }
     };
     files::write_atomically(&path, report.as_bytes()).map_err(|error| {
         anyhow!("{error}; --output names another file, and --output - prints it")

@@ -7,6 +7,7 @@
 //! A [`Figure`] says what is to be seen in the units of the tables; [`draw`] is the only place that knows pixels. So the figure in
 //! the report, the one that goes into a paper and the bitmap for a slide are the same drawing.
 
+mod curves;
 mod draw;
 mod ruler;
 mod spectra;
@@ -17,7 +18,7 @@ pub(super) use draw::{png, svg, width};
 pub(super) use suite::figures;
 
 /// A drawing of one or more panels with one legend.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Figure {
     /// Name of its files.
     pub(super) name: String,
@@ -26,15 +27,33 @@ pub(super) struct Figure {
     pub(super) title: String,
     /// What is to be seen, as Markdown.
     pub(super) caption: String,
-    /// Names of the tables that hold every number of it.
+    /// Names of the tables that hold its numbers, or what they are the means of; the first is the one that it belongs to.
     pub(super) tables: &'static [&'static str],
-    /// Names in the legend, in order; the place of a name decides how it is drawn. No legend where there are none.
-    pub(super) series: Vec<String>,
+    /// The legend, in order. No legend where there are none.
+    pub(super) series: Vec<Entry>,
     pub(super) panels: Vec<Panel>,
-    /// Panels side by side.
+    /// Panels side by side; 0 as 1.
     pub(super) across: usize,
     /// Width and height of a panel, in points of the drawing.
     pub(super) panel: (u32, u32),
+}
+
+/// An entry of the legend.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// Decides how it is drawn: a method has one place in all figures of a suite.
+    pub(super) place: usize,
+    pub(super) manner: Manner,
+}
+
+/// What a series is shown as in the legend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// A line with a marker on it.
+    Curve,
+    /// A box.
+    Fill,
 }
 
 /// A plane with what stands in it.
@@ -95,9 +114,28 @@ impl Axis {
 /// What stands in a plane in the manner of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layer {
-    /// Place of its name in the legend; without one it always shows.
+    /// Number of its entry in the legend; without one it always shows.
     pub(super) series: Option<usize>,
     pub(super) mark: Mark,
+    /// Whether the axes need not reach it.
+    pub(super) is_beyond: bool,
+}
+
+impl Layer {
+    pub(super) fn of(mark: Mark) -> Layer {
+        Layer {
+            series: None,
+            mark,
+            is_beyond: false,
+        }
+    }
+
+    pub(super) fn in_series(number: usize, mark: Mark) -> Layer {
+        Layer {
+            series: Some(number),
+            ..Layer::of(mark)
+        }
+    }
 }
 
 /// What is drawn of values.
@@ -112,7 +150,7 @@ pub(super) enum Mark {
     /// Boxes.
     Boxes(Vec<Rectangle>),
     /// A line through the whole plane at a value of x.
-    Vertical(f64),
+    Vertical { at: f64, broken: bool },
     /// A line through the whole plane at a value of y.
     Horizontal(f64),
 }

@@ -8,8 +8,8 @@ use super::number_of;
 use super::sections::{Chapter, chapters};
 use super::table::Table;
 use super::text::escaped;
-use crate::frame::Runs;
-use pulldown_cmark::{Event, Options, Parser};
+use crate::frame::{Run, Runs};
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::fmt::Write;
 
 /// What a report says of its suite beyond its runs.
@@ -40,7 +40,7 @@ pub(super) fn html(runs: &Runs, about: &About, figures: &[Figure]) -> Result<Str
     for chapter in &chapters {
         let _ = write!(
             body,
-            "<section>\n<h2 id=\"{0}\">{0}</h2>\n{1}",
+            "<section>\n<h2 id=\"size-{0}\">{0}</h2>\n{1}",
             escaped(&chapter.size),
             from_markdown(&chapter.conditions)
         );
@@ -71,27 +71,30 @@ pub(super) fn html(runs: &Runs, about: &About, figures: &[Figure]) -> Result<Str
     ))
 }
 
-/// Markdown of ours as HTML. What looks like HTML in it, in a name or an error, is text.
+/// Markdown of ours as HTML. What looks like HTML in it, in a name or an error, is text, and nothing in it is a link.
 fn from_markdown(text: &str) -> String {
-    let events = Parser::new_ext(text, Options::ENABLE_TABLES).map(|event| match event {
-        Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
-        event => event,
+    let events = Parser::new_ext(text, Options::ENABLE_TABLES).filter_map(|event| match event {
+        Event::Html(text) | Event::InlineHtml(text) => Some(Event::Text(text)),
+        Event::Start(Tag::Link { .. } | Tag::Image { .. })
+        | Event::End(TagEnd::Link | TagEnd::Image) => None,
+        event => Some(event),
     });
     let mut html = String::new();
     pulldown_cmark::html::push_html(&mut html, events);
     // A table may be wider than a page.
-    html.replace("<table>", "<div class=\"scroll\"><table>")
+    html.replace("<table>", "<div class=\"scroll\" tabindex=\"0\"><table>")
         .replace("</table>", "</table></div>")
 }
 
 fn contents(chapters: &[Chapter], figures: &[Figure]) -> String {
-    let mut entries: Vec<(&str, &str)> = chapters
+    let mut entries: Vec<(String, &str)> = chapters
         .iter()
-        .map(|chapter| (chapter.size.as_str(), chapter.size.as_str()))
+        .map(|chapter| (format!("size-{}", chapter.size), chapter.size.as_str()))
         .collect();
     let overall = figures.iter().filter(|figure| figure.size.is_none());
-    entries.extend(overall.map(|figure| (figure.name.as_str(), "across sizes")));
-    entries.extend([("again", "run it again"), ("environment", "environment")]);
+    entries.extend(overall.map(|figure| (figure.name.clone(), "across sizes")));
+    let last = [("again", "run it again"), ("environment", "environment")];
+    entries.extend(last.map(|(target, name)| (target.to_owned(), name)));
     let entries = entries.iter().map(|(target, name)| {
         format!(
             "<li><a href=\"#{}\">{}</a></li>\n",
@@ -183,14 +186,11 @@ fn drawn(figure: &Figure) -> Result<String, RenderError> {
             } else {
                 " hidden"
             };
-            let drawing =
-                svg(&with_scales(figure, log_x, log_y)).map_err(|source| RenderError::Figure {
-                    figure: figure.name.clone(),
-                    source,
-                })?;
+            let drawing = svg(&with_scales(figure, log_x, log_y))
+                .map_err(|source| RenderError::of(figure, source))?;
             let _ = write!(
                 text,
-                "<div class=\"drawing scroll\" style=\"--points:{}\" data-logarithmic=\"{logarithmic}\"{hidden}>\n{drawing}</div>\n",
+                "<div class=\"drawing scroll\" tabindex=\"0\" style=\"--points:{}\" data-logarithmic=\"{logarithmic}\"{hidden}>\n{drawing}</div>\n",
                 width(figure)
             );
         }
@@ -222,7 +222,7 @@ fn drawn(figure: &Figure) -> Result<String, RenderError> {
 fn again(runs: &Runs, about: &About) -> String {
     let mut table = Table::new(&["size", "method", "seeds", "the first of them again"], &[]);
     let all: Vec<_> = runs.iter().collect();
-    let same = |left: &&crate::frame::Run, right: &&crate::frame::Run| {
+    let same = |left: &&Run, right: &&Run| {
         left.row.size == right.row.size && left.row.method == right.row.method
     };
     for runs in all.chunk_by(same) {
@@ -236,18 +236,28 @@ fn again(runs: &Runs, about: &About) -> String {
         ]);
     }
     let text = format!(
-        "The suite as a whole, from the profile `{0}` (with the options that its plan below shows):\n\n\
-         ```\nrelora bench-all --profile {0} --out again\n```\n\n\
-         One run, exactly as it was, from the suite's plan (`--store` where the prepared text lies elsewhere):\n\n\
-         ```\nmkdir again && cp {1}/plan.toml again/\n```\n\n{2}\n",
-        about.profile,
-        about.directory,
-        table.markdown()
+        "The plan of a suite holds every setting of every run. In a folder with a copy of it a run is made again, on a CPU of the \
+         same kind with the same bits (`--store` where the prepared text lies elsewhere, `--device` for another one):\n\n\
+         ```\nmkdir again && cp {} again/\n```\n\n{}\n\
+         The suite came from the profile `{}`; on another machine `relora bench-all` with that profile and the same options \
+         prepares the text and trains all of it.\n",
+        quoted(&format!("{}/plan.toml", about.directory)),
+        table.markdown(),
+        about.profile
     );
     format!(
         "<section>\n<h2 id=\"again\">Run it again</h2>\n{}</section>\n",
         from_markdown(&text)
     )
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+    if path.chars().all(is_plain) {
+        return path.to_owned();
+    }
+    format!("'{}'", path.replace('\'', "'\\''"))
 }
 
 /// Where it ran, and the plan.

@@ -786,7 +786,7 @@ fn written_tables_are_whole_readable_and_repeatable() {
     let first = bytes();
     write_all(&runs, &About::default(), &directory).expect("the tables can be written again");
     assert_eq!(first, bytes());
-    let files_in = |directory: &Path| {
+    let files_in = |directory: &std::path::Path| {
         fs::read_dir(directory)
             .expect("the directory exists")
             .count()

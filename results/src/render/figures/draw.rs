@@ -4,8 +4,8 @@
 //! layer. So every series is a group with a name, which a page can hide, and every point says what it is where one points at it.
 
 use super::ruler::Ruler;
-use super::style::{GRID, INK, Marker, PAPER, Style, style};
-use super::{Figure, Layer, Mark, Panel, Point, Rectangle as Box};
+use super::style::{BROKEN, Dash, GRID, INK, Marker, PAPER, Style, style};
+use super::{Figure, Layer, Manner, Mark, Panel, Point};
 use crate::render::text::escaped;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
@@ -13,7 +13,7 @@ use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, PathElement, Polygon, Rectangle, Text};
 use plotters::prelude::{BitMapBackend, Cartesian2d, DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyle, register_font};
+use plotters::style::{Color, FontStyle, IntoFont, ShapeStyle, TextStyle, register_font};
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Once;
@@ -23,10 +23,10 @@ const DENSITY: u32 = 2;
 /// Sizes of letters, points.
 const TITLE: u32 = 13;
 const LABEL: u32 = 11;
-/// Room around a panel, points: for its title, for the numbers below it and beside it.
+/// Room around a panel, points: for its title, and for the numbers and the name of the axis below it and beside it.
 const ABOVE: u32 = 24;
 const BELOW: u32 = 34;
-const BESIDE: u32 = 52;
+const NAME: u32 = 22;
 const MARGIN: u32 = 10;
 /// Height of an entry of the legend, points, and the length of the line in it.
 const ENTRY: u32 = 18;
@@ -35,13 +35,18 @@ const SAMPLE: u32 = 34;
 const LETTER: u32 = 7;
 /// How near one must point, points.
 const NEAR: u32 = 6;
+/// Room for a mark of an axis across and along, points.
+const MARK: (u32, u32) = (80, 40);
+/// Most dots of a bitmap, three bytes each: beyond it a figure is drawn as SVG only.
+const MOST_DOTS: usize = 100_000_000;
 
 /// Why a figure could not be drawn.
-type Failed = std::boxed::Box<dyn Error + Send + Sync>;
+type Failed = Box<dyn Error + Send + Sync>;
 type Area<DB> = DrawingArea<DB, Shift>;
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Ruler, Ruler>>;
 
-/// The figure as SVG: `<svg ..>..</svg>`, which stands alone or in a page.
+/// The figure as SVG: `<svg ..>..</svg>`, which stands alone or in a page. In each panel what is drawn comes first and what can be
+/// pointed at comes last, so that nothing drawn is in the way.
 ///
 /// # Errors
 /// What the drawing library says.
@@ -49,65 +54,96 @@ pub(in crate::render) fn svg(figure: &Figure) -> Result<String, Failed> {
     let (width, height) = size(figure);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
-         role=\"img\" aria-label=\"{}\">\n<style>.hit{{fill:transparent}}</style>\n<rect class=\"paper\" width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n",
+         role=\"group\" aria-label=\"{}\">\n<rect class=\"paper\" width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n",
         escaped(&figure.title)
     );
     text += &part(figure, |area| {
         panels(figure, area)
             .iter()
-            .try_for_each(|(area, panel)| furniture(area, panel))
+            .try_for_each(|(area, panel)| furniture(area, figure, panel))
     })?;
-    for (place, name) in figure.series.iter().enumerate() {
-        let entry = part(figure, |area| entry(figure, area, place))?;
-        let (x, y) = entry_at(figure, place);
+    for (number, it) in figure.series.iter().enumerate() {
+        let (x, y) = entry_at(figure, number);
         let _ = write!(
             text,
-            "<g class=\"key\" data-series=\"{}\">\n<rect class=\"hit\" x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\"/>\n{entry}</g>\n",
-            escaped(name),
+            "<g class=\"key\" data-series=\"{}\">\n<rect class=\"hit\" x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" \
+             fill=\"none\" pointer-events=\"all\"/>\n{}</g>\n",
+            escaped(&it.name),
             legend_width(figure) * DENSITY,
             ENTRY * DENSITY,
+            part(figure, |area| entry(figure, area, number))?
         );
     }
     for (number, panel) in figure.panels.iter().enumerate() {
+        let mut pointed_at = String::new();
         for layer in &panel.layers {
-            let drawn = part(figure, |area| {
-                let (area, panel) = &panels(figure, area)[number];
-                draw(area, panel, layer)
-            })?;
-            let name = layer.series.and_then(|place| figure.series.get(place));
-            let name = name.map_or(String::new(), |name| {
-                format!(" data-series=\"{}\"", escaped(name))
+            let entry = layer.series.and_then(|series| figure.series.get(series));
+            let name = entry.map_or(String::new(), |entry| {
+                format!(" data-series=\"{}\"", escaped(&entry.name))
             });
-            let _ = write!(
-                text,
-                "<g class=\"series\"{name}>\n{drawn}{}</g>\n",
-                said(figure, number, layer)?
-            );
+            let class = match layer.mark {
+                Mark::Vertical { .. } | Mark::Horizontal(_) => "rule",
+                _ => "series",
+            };
+            let drawn = |what: Part| {
+                part(figure, |area| {
+                    let (area, panel) = &panels(figure, area)[number];
+                    draw(area, figure, panel, layer, what)
+                })
+            };
+            let _ = writeln!(text, "<g class=\"{class}\"{name}>");
+            // Of dashes an SVG says how long they are; in a bitmap they are drawn one by one.
+            let dashes = dash(layer, style(entry)).map(|(length, gap)| {
+                let (length, gap) = (length * DENSITY, gap * DENSITY);
+                format!("<g stroke-dasharray=\"{length} {gap}\">\n")
+            });
+            let lines = drawn(Part::Lines { dashed: false })?;
+            match dashes {
+                Some(dashes) if !lines.trim().is_empty() => {
+                    text += &format!("{dashes}{lines}</g>\n");
+                }
+                _ => text += &lines,
+            }
+            text += &drawn(Part::Rest)?;
+            text += "</g>\n";
+            let said = said(figure, number, layer)?;
+            if !said.is_empty() {
+                let _ = write!(
+                    pointed_at,
+                    "<g class=\"hits\"{name} fill=\"none\" pointer-events=\"all\">\n{said}</g>\n"
+                );
+            }
         }
+        text += &pointed_at;
     }
     text += "</svg>\n";
     Ok(text)
 }
 
-/// The figure as PNG.
+/// The figure as PNG; none of one that is too large for a bitmap.
 ///
 /// # Errors
 /// What the drawing library or the encoder says.
-pub(in crate::render) fn png(figure: &Figure) -> Result<Vec<u8>, Failed> {
+pub(in crate::render) fn png(figure: &Figure) -> Result<Option<Vec<u8>>, Failed> {
     let (width, height) = size(figure);
-    let mut dots = vec![0; (width * height * 3) as usize];
+    let count = width as usize * height as usize;
+    if count > MOST_DOTS {
+        return Ok(None);
+    }
+    let mut dots = vec![0; count * 3];
     with_font();
     {
         let area = BitMapBackend::with_buffer(&mut dots, (width, height)).into_drawing_area();
         area.fill(&PAPER).map_err(failed)?;
         for (area, panel) in panels(figure, &area) {
-            furniture(&area, panel)?;
+            furniture(&area, figure, panel)?;
             for layer in &panel.layers {
-                draw(&area, panel, layer)?;
+                draw(&area, figure, panel, layer, Part::Lines { dashed: true })?;
+                draw(&area, figure, panel, layer, Part::Rest)?;
             }
         }
-        for place in 0..figure.series.len() {
-            entry(figure, &area, place)?;
+        for number in 0..figure.series.len() {
+            entry(figure, &area, number)?;
         }
         area.present().map_err(failed)?;
     }
@@ -116,7 +152,7 @@ pub(in crate::render) fn png(figure: &Figure) -> Result<Vec<u8>, Failed> {
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.write_header()?.write_image_data(&dots)?;
-    Ok(file)
+    Ok(Some(file))
 }
 
 /// Text is measured, and in a bitmap drawn, with a font that comes with the program: no two machines have the same ones.
@@ -143,7 +179,9 @@ fn part(
     let inner = text
         .split_once('\n')
         .and_then(|(_, rest)| rest.trim_end().strip_suffix("</svg>"));
-    Ok(inner.unwrap_or_default().to_owned())
+    Ok(inner
+        .ok_or("the drawing library writes SVG in another form")?
+        .to_owned())
 }
 
 fn failed(error: impl std::fmt::Display) -> Failed {
@@ -171,16 +209,18 @@ fn grid(figure: &Figure) -> (u32, u32) {
 }
 
 fn legend_width(figure: &Figure) -> u32 {
-    let letters = figure.series.iter().map(|name| name.chars().count()).max();
-    letters.map_or(0, |letters| letters as u32 * LETTER + SAMPLE + 2 * MARGIN)
+    let names = figure.series.iter().map(|entry| entry.name.chars().count());
+    names
+        .max()
+        .map_or(0, |letters| letters as u32 * LETTER + SAMPLE + 2 * MARGIN)
 }
 
 /// Where an entry of the legend begins, dots.
-fn entry_at(figure: &Figure, place: usize) -> (u32, u32) {
+fn entry_at(figure: &Figure, number: usize) -> (u32, u32) {
     let across = grid(figure).0;
     (
         (figure.panel.0 * across + MARGIN) * DENSITY,
-        (ABOVE + place as u32 * ENTRY) * DENSITY,
+        (ABOVE + number as u32 * ENTRY) * DENSITY,
     )
 }
 
@@ -202,18 +242,21 @@ fn letters(points: u32) -> TextStyle<'static> {
     ("sans-serif", points * DENSITY).into_font().color(&INK)
 }
 
+fn rulers(figure: &Figure, panel: &Panel) -> (Ruler, Ruler) {
+    let (width, height) = figure.panel;
+    let room = (width / MARK.0, height / MARK.1);
+    Ruler::of(panel, (room.0 as usize, room.1 as usize))
+}
+
 fn chart<'a, DB: DrawingBackend>(
     area: &'a Area<DB>,
+    figure: &Figure,
     panel: &Panel,
 ) -> Result<Chart<'a, DB>, Failed> {
-    let (x, y) = Ruler::of(panel);
-    let beside = match &panel.y.scale {
-        super::Scale::Rows(names) => {
-            let longest = names.iter().map(|name| name.chars().count()).max();
-            longest.unwrap_or(0) as u32 * LETTER * 6 / 7 + MARGIN
-        }
-        _ => BESIDE,
-    };
+    let (x, y) = rulers(figure, panel);
+    let name = if panel.y.label.is_empty() { 0 } else { NAME };
+    // Names may be as long as they like, the plane keeps half of the panel.
+    let beside = (y.letters() as u32 * LETTER + MARGIN / 2 + name).min(figure.panel.0 / 2);
     ChartBuilder::on(area)
         .margin_top(ABOVE * DENSITY)
         .margin_right(MARGIN * DENSITY)
@@ -225,13 +268,18 @@ fn chart<'a, DB: DrawingBackend>(
 }
 
 /// Title, axes and grid of a panel.
-fn furniture<DB: DrawingBackend>(area: &Area<DB>, panel: &Panel) -> Result<(), Failed> {
+fn furniture<DB: DrawingBackend>(
+    area: &Area<DB>,
+    figure: &Figure,
+    panel: &Panel,
+) -> Result<(), Failed> {
+    let (x, y) = rulers(figure, panel);
     let middle = area.dim_in_pixel().0 as i32 / 2;
     let title = letters(TITLE).pos(Pos::new(HPos::Center, VPos::Top));
     let at = (middle, (MARGIN / 2 * DENSITY) as i32);
     area.draw(&Text::new(panel.title.clone(), at, title))
         .map_err(failed)?;
-    chart(area, panel)?
+    chart(area, figure, panel)?
         .configure_mesh()
         .bold_line_style(ShapeStyle::from(&GRID).stroke_width(DENSITY))
         .light_line_style(PAPER.mix(0.0))
@@ -240,55 +288,112 @@ fn furniture<DB: DrawingBackend>(area: &Area<DB>, panel: &Panel) -> Result<(), F
         .axis_desc_style(letters(LABEL))
         .x_desc(panel.x.label.as_str())
         .y_desc(panel.y.label.as_str())
-        .x_labels((area.dim_in_pixel().0 / DENSITY / 80) as usize)
-        .y_labels((area.dim_in_pixel().1 / DENSITY / 40) as usize)
+        .x_labels(x.count())
+        .y_labels(y.count())
         .draw()
         .map_err(failed)
 }
 
-/// An entry of the legend: a line with a marker on it, and the name.
-fn entry<DB: DrawingBackend>(figure: &Figure, area: &Area<DB>, place: usize) -> Result<(), Failed> {
-    let (x, y) = entry_at(figure, place);
+/// An entry of the legend: a line with a marker on it, or a box, and the name.
+fn entry<DB: DrawingBackend>(
+    figure: &Figure,
+    area: &Area<DB>,
+    number: usize,
+) -> Result<(), Failed> {
+    let Some(it) = figure.series.get(number) else {
+        return Ok(());
+    };
+    let (x, y) = entry_at(figure, number);
     let (left, middle) = (x as i32, (y + ENTRY * DENSITY / 2) as i32);
     let right = left + (SAMPLE * DENSITY) as i32;
-    let style = style(place);
-    for (from, to) in strokes(&[(left, middle), (right, middle)], style.dash) {
-        area.draw(&PathElement::new([from, to], line(style)))
-            .map_err(failed)?;
+    let half = (ENTRY * DENSITY / 4) as i32;
+    let style = style(Some(it));
+    match it.manner {
+        Manner::Fill => area
+            .draw(&Rectangle::new(
+                [(left, middle - half), (right, middle + half)],
+                style.colour.filled(),
+            ))
+            .map_err(failed)?,
+        Manner::Curve => {
+            for stroke in strokes(&[(left, middle), (right, middle)], style.dash) {
+                area.draw(&PathElement::new(stroke, line(style)))
+                    .map_err(failed)?;
+            }
+            marker(area, ((left + right) / 2, middle), style)?;
+        }
     }
-    marker(area, ((left + right) / 2, middle), style)?;
-    let name = figure.series.get(place).cloned().unwrap_or_default();
     let at = (right + (MARGIN / 2 * DENSITY) as i32, middle);
     let beside = letters(LABEL).pos(Pos::new(HPos::Left, VPos::Center));
-    area.draw(&Text::new(name, at, beside)).map_err(failed)
+    area.draw(&Text::new(it.name.clone(), at, beside))
+        .map_err(failed)
+}
+
+/// What of a layer is drawn.
+#[derive(Clone, Copy)]
+enum Part {
+    /// What may be dashed, and whether that is to be seen.
+    Lines { dashed: bool },
+    /// All else.
+    Rest,
+}
+
+/// The dashes of what of a layer may have some.
+fn dash(layer: &Layer, style: Style) -> Dash {
+    match layer.mark {
+        Mark::Line(_) => style.dash,
+        Mark::Vertical { broken: true, .. } => BROKEN,
+        _ => None,
+    }
 }
 
 /// One layer in its panel.
-fn draw<DB: DrawingBackend>(area: &Area<DB>, panel: &Panel, layer: &Layer) -> Result<(), Failed> {
-    let (x, y) = Ruler::of(panel);
-    let chart = chart(area, panel)?;
-    let style = layer.series.map_or(plain(), style);
+fn draw<DB: DrawingBackend>(
+    area: &Area<DB>,
+    figure: &Figure,
+    panel: &Panel,
+    layer: &Layer,
+    part: Part,
+) -> Result<(), Failed> {
+    let (x, y) = rulers(figure, panel);
+    let chart = chart(area, figure, panel)?;
+    let style = style(layer.series.and_then(|series| figure.series.get(series)));
     // Places of the sheet, not of the panel.
     let sheet = area.use_screen_coord();
     let at = |point: (f64, f64)| chart.backend_coord(&point);
-    let paint = |path: Vec<(i32, i32)>, style: ShapeStyle| {
+    let paint = |path: &[(i32, i32)], style: ShapeStyle| {
         sheet.draw(&PathElement::new(path, style)).map_err(failed)
     };
     let shown = |point: &&Point| x.holds(point.x) && y.holds(point.y);
+    let path_of = |points: &[Point]| -> Vec<(i32, i32)> {
+        let shown = points.iter().filter(shown);
+        shown.map(|point| at((point.x, point.y))).collect()
+    };
+    if let Part::Lines { dashed } = part {
+        let (path, stroke) = match &layer.mark {
+            Mark::Line(points) => (path_of(points), line(style)),
+            Mark::Vertical { at: value, .. } => {
+                let (low, high) = y.ends();
+                (vec![at((*value, low)), at((*value, high))], thin())
+            }
+            Mark::Horizontal(value) => {
+                let (low, high) = x.ends();
+                (vec![at((low, *value)), at((high, *value))], thin())
+            }
+            Mark::Band(_) | Mark::Points(_) | Mark::Boxes(_) => return Ok(()),
+        };
+        return match dash(layer, style).filter(|_| dashed) {
+            None if path.len() < 2 => Ok(()),
+            None => paint(&path, stroke),
+            dash => strokes(&path, dash)
+                .iter()
+                .try_for_each(|ends| paint(ends, stroke)),
+        };
+    }
     match &layer.mark {
         Mark::Line(points) => {
-            let path: Vec<(i32, i32)> = points
-                .iter()
-                .filter(shown)
-                .map(|point| at((point.x, point.y)))
-                .collect();
-            match style.dash {
-                None => paint(path.clone(), line(style))?,
-                Some(_) => strokes(&path, style.dash)
-                    .into_iter()
-                    .try_for_each(|(from, to)| paint(vec![from, to], line(style)))?,
-            }
-            let marked = layer.series.map_or(Vec::new(), |place| some(&path, place));
+            let path = path_of(points);
+            let marked = some(&path, layer.series.unwrap_or(0), figure.series.len());
             marked
                 .into_iter()
                 .try_for_each(|at| marker(&sheet, at, style))
@@ -307,7 +412,7 @@ fn draw<DB: DrawingBackend>(area: &Area<DB>, panel: &Panel, layer: &Layer) -> Re
         }
         Mark::Points(points) => points.iter().filter(shown).try_for_each(|point| {
             for (from, to) in whiskers(point, &x, &y) {
-                paint(vec![at(from), at(to)], line(style))?;
+                paint(&[at(from), at(to)], line(style))?;
             }
             marker(&sheet, at((point.x, point.y)), style)
         }),
@@ -315,27 +420,9 @@ fn draw<DB: DrawingBackend>(area: &Area<DB>, panel: &Panel, layer: &Layer) -> Re
             let corners = [at((it.x.0, it.y.0)), at((it.x.1, it.y.1))];
             sheet
                 .draw(&Rectangle::new(corners, style.colour.filled()))
-                .and_then(|()| {
-                    sheet.draw(&Rectangle::new(corners, PAPER.stroke_width(DENSITY / 2)))
-                })
                 .map_err(failed)
         }),
-        Mark::Vertical(value) => {
-            let (low, high) = y.ends();
-            paint(vec![at((*value, low)), at((*value, high))], thin())
-        }
-        Mark::Horizontal(value) => {
-            let (low, high) = x.ends();
-            paint(vec![at((low, *value)), at((high, *value))], thin())
-        }
-    }
-}
-
-/// Of a layer that is no series.
-fn plain() -> Style {
-    Style {
-        dash: None,
-        ..style(0)
+        Mark::Vertical { .. } | Mark::Horizontal(_) => Ok(()),
     }
 }
 
@@ -368,7 +455,7 @@ fn marker<DB: DrawingBackend>(
     style: Style,
 ) -> Result<(), Failed> {
     let half = 4 * DENSITY as i32;
-    let colour: RGBColor = style.colour;
+    let colour = style.colour;
     match style.marker {
         Marker::Circle => area.draw(&Circle::new((x, y), half, colour.filled())),
         Marker::Ring => area
@@ -397,23 +484,19 @@ fn marker<DB: DrawingBackend>(
     .map_err(failed)
 }
 
-/// Some points of a line, to tell it from others by its marker: other ones for each series, so that markers do not cover one
-/// another where lines do.
-fn some(path: &[(i32, i32)], place: usize) -> Vec<(i32, i32)> {
+/// Some points of a line, to tell it from others by its marker: other ones for each of so many series, so that markers do not
+/// cover one another where lines do.
+fn some(path: &[(i32, i32)], series: usize, all: usize) -> Vec<(i32, i32)> {
     /// How many markers a line has, by and large.
     const MARKERS: usize = 5;
     let stride = path.len().div_ceil(MARKERS).max(1);
-    // Three has no factor in common with most strides, so neighbours in the legend stand apart.
-    path.iter()
-        .copied()
-        .skip(3 * place % stride)
-        .step_by(stride)
-        .collect()
+    let first = series % all.max(1) * stride / all.max(1);
+    path.iter().copied().skip(first).step_by(stride).collect()
 }
 
 /// A path cut into dashes; whole where there are none.
-fn strokes(path: &[(i32, i32)], dash: Option<(i32, i32)>) -> Vec<((i32, i32), (i32, i32))> {
-    let pieces = path.windows(2).map(|ends| (ends[0], ends[1]));
+fn strokes(path: &[(i32, i32)], dash: Dash) -> Vec<[(i32, i32); 2]> {
+    let pieces = path.windows(2).map(|ends| [ends[0], ends[1]]);
     let Some((length, gap)) = dash else {
         return pieces.collect();
     };
@@ -425,7 +508,7 @@ fn strokes(path: &[(i32, i32)], dash: Option<(i32, i32)>) -> Vec<((i32, i32), (i
     let mut strokes = Vec::new();
     // How far into a dash and the gap behind it the path has come.
     let mut phase = 0.0;
-    for (from, to) in pieces {
+    for [from, to] in pieces {
         let (width, height) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
         let whole = width.hypot(height);
         let at = |distance: f64| {
@@ -441,7 +524,7 @@ fn strokes(path: &[(i32, i32)], dash: Option<(i32, i32)>) -> Vec<((i32, i32), (i
             let end = if in_dash { length } else { period };
             let next = (done + end - phase).min(whole);
             if in_dash {
-                strokes.push((at(done), at(next)));
+                strokes.push([at(done), at(next)]);
             }
             phase = (phase + next - done) % period;
             done = next;
@@ -454,7 +537,7 @@ fn strokes(path: &[(i32, i32)], dash: Option<(i32, i32)>) -> Vec<((i32, i32), (i
     strokes
 }
 
-/// What the points of a layer say, as circles and boxes that nobody sees.
+/// What the points and boxes of a layer say, as shapes that nobody sees.
 fn said(figure: &Figure, number: usize, layer: &Layer) -> Result<String, Failed> {
     let mut text = String::new();
     // Where a point comes to stand does not depend on what it is drawn on.
@@ -462,8 +545,8 @@ fn said(figure: &Figure, number: usize, layer: &Layer) -> Result<String, Failed>
     let area = SVGBackend::with_string(&mut ignored, size(figure)).into_drawing_area();
     let panels = panels(figure, &area);
     let (area, panel) = &panels[number];
-    let (x, y) = Ruler::of(panel);
-    let chart = chart(area, panel)?;
+    let (x, y) = rulers(figure, panel);
+    let chart = chart(area, figure, panel)?;
     match &layer.mark {
         Mark::Line(points) | Mark::Points(points) => {
             for point in points.iter().filter(|point| !point.says.is_empty()) {
@@ -479,9 +562,9 @@ fn said(figure: &Figure, number: usize, layer: &Layer) -> Result<String, Failed>
             }
         }
         Mark::Boxes(boxes) => {
-            for Box { x, y, says } in boxes {
-                let one = chart.backend_coord(&(x.0, y.0));
-                let other = chart.backend_coord(&(x.1, y.1));
+            for it in boxes {
+                let one = chart.backend_coord(&(it.x.0, it.y.0));
+                let other = chart.backend_coord(&(it.x.1, it.y.1));
                 let _ = writeln!(
                     text,
                     "<rect class=\"hit\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"><title>{}</title></rect>",
@@ -489,11 +572,30 @@ fn said(figure: &Figure, number: usize, layer: &Layer) -> Result<String, Failed>
                     one.1.min(other.1),
                     one.0.abs_diff(other.0),
                     one.1.abs_diff(other.1),
-                    escaped(says)
+                    escaped(&it.says)
                 );
             }
         }
-        Mark::Band(_) | Mark::Vertical(_) | Mark::Horizontal(_) => {}
+        Mark::Band(_) | Mark::Vertical { .. } | Mark::Horizontal(_) => {}
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: dashes of 6 dots and gaps of 4, going on around the corner at 8.
+    #[test]
+    fn dashes_go_on_around_corners() {
+        assert_eq!(DENSITY, 2);
+        assert_eq!(
+            strokes(&[(0, 0), (8, 0), (8, 12)], Some((3, 2))),
+            [[(0, 0), (6, 0)], [(8, 2), (8, 8)]]
+        );
+        assert_eq!(
+            strokes(&[(0, 0), (8, 0), (8, 12)], None),
+            [[(0, 0), (8, 0)], [(8, 0), (8, 12)]]
+        );
+    }
 }

@@ -5,29 +5,39 @@ use crate::render::cells::thousands;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use std::ops::Range;
 
-/// An axis with its ends.
+/// An axis with its ends and the values that are marked on it.
 #[derive(Clone, Debug)]
 pub(super) struct Ruler {
     low: f64,
     high: f64,
-    scale: Scale,
+    is_logarithmic: bool,
+    marks: Vec<(f64, String)>,
 }
 
 impl Ruler {
-    /// Both axes of a panel.
-    pub(super) fn of(panel: &Panel) -> (Ruler, Ruler) {
+    /// Both axes of a panel, with room for so many marks.
+    pub(super) fn of(panel: &Panel, (across, along): (usize, usize)) -> (Ruler, Ruler) {
         let (xs, ys) = values(panel);
-        (Ruler::along(&panel.x, &xs), Ruler::along(&panel.y, &ys))
+        (
+            Ruler::along(&panel.x, &xs, across),
+            Ruler::along(&panel.y, &ys, along),
+        )
     }
 
-    fn along(axis: &Axis, values: &[f64]) -> Ruler {
-        if let Scale::Rows(names) = &axis.scale {
-            // The first row is at the top.
-            let (low, high) = (names.len() as f64 - 0.5, -0.5);
-            let scale = axis.scale.clone();
-            return Ruler { low, high, scale };
-        }
+    fn along(axis: &Axis, values: &[f64], most: usize) -> Ruler {
         let is_logarithmic = axis.scale == Scale::Logarithmic;
+        if let Scale::Rows(names) = &axis.scale {
+            let marks = names.iter().enumerate();
+            return Ruler {
+                // The first row is at the top.
+                low: names.len() as f64 - 0.5,
+                high: -0.5,
+                is_logarithmic,
+                marks: marks
+                    .map(|(row, name)| (row as f64, name.clone()))
+                    .collect(),
+            };
+        }
         let seen = values
             .iter()
             .copied()
@@ -50,11 +60,25 @@ impl Ruler {
                 (low - room, high + room)
             }
         };
-        let scale = axis.scale.clone();
-        Ruler { low, high, scale }
+        let most = most.max(2);
+        let powers = is_logarithmic.then(|| decades(low, high, most));
+        let marks = match powers {
+            // Less than a decade has hardly a power of ten in it.
+            Some(powers) if powers.len() > 2 => powers
+                .into_iter()
+                .map(|value| (value, short(value)))
+                .collect(),
+            _ => labelled(&round_values(low, high, most)),
+        };
+        Ruler {
+            low,
+            high,
+            is_logarithmic,
+            marks,
+        }
     }
 
-    /// The ends, the lower first; of rows the names have no such order.
+    /// Where it begins and where it ends; rows begin with the last.
     pub(super) fn ends(&self) -> (f64, f64) {
         (self.low, self.high)
     }
@@ -65,27 +89,22 @@ impl Ruler {
         value.is_finite() && value >= low && value <= high
     }
 
-    fn marks(&self, most: usize) -> Vec<f64> {
-        match &self.scale {
-            Scale::Rows(names) => (0..names.len()).map(|row| row as f64).collect(),
-            Scale::Linear => round_values(self.low, self.high, most),
-            Scale::Logarithmic => {
-                let marks = decades(self.low, self.high, most);
-                // Less than a decade has hardly a power of ten in it.
-                if marks.len() < 3 {
-                    round_values(self.low, self.high, most.min(5))
-                } else {
-                    marks
-                }
-            }
-        }
+    /// Letters of the longest mark.
+    pub(super) fn letters(&self) -> usize {
+        let letters = self.marks.iter().map(|(_, text)| text.chars().count());
+        letters.max().unwrap_or(0)
+    }
+
+    /// How many marks there are.
+    pub(super) fn count(&self) -> usize {
+        self.marks.len()
     }
 }
 
 /// All values of x and of y that a panel must have room for.
 fn values(panel: &Panel) -> (Vec<f64>, Vec<f64>) {
     let (mut xs, mut ys) = (Vec::new(), Vec::new());
-    for layer in &panel.layers {
+    for layer in panel.layers.iter().filter(|layer| !layer.is_beyond) {
         match &layer.mark {
             Mark::Line(points) | Mark::Points(points) => {
                 for point in points {
@@ -117,8 +136,8 @@ fn values(panel: &Panel) -> (Vec<f64>, Vec<f64>) {
                     ys.extend([it.y.0, it.y.1]);
                 }
             }
-            Mark::Vertical(x) => xs.push(*x),
-            Mark::Horizontal(y) => ys.push(*y),
+            Mark::Vertical { at, .. } => xs.push(*at),
+            Mark::Horizontal(at) => ys.push(*at),
         }
     }
     (xs, ys)
@@ -159,7 +178,7 @@ impl Ranged for Ruler {
     type ValueType = f64;
 
     fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let share = if self.scale == Scale::Logarithmic {
+        let share = if self.is_logarithmic {
             (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
         } else {
             (value - self.low) / (self.high - self.low)
@@ -173,8 +192,8 @@ impl Ranged for Ruler {
         limit.0 + (f64::from(limit.1 - limit.0) * share).round() as i32
     }
 
-    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        self.marks(hint.max_num_points())
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.marks.iter().map(|(value, _)| *value).collect()
     }
 
     fn range(&self) -> Range<f64> {
@@ -184,18 +203,53 @@ impl Ranged for Ruler {
 
 impl ValueFormatter<f64> for Ruler {
     fn format_ext(&self, value: &f64) -> String {
-        match &self.scale {
-            Scale::Rows(names) => names
-                .get(value.round() as usize)
-                .cloned()
-                .unwrap_or_default(),
-            Scale::Linear | Scale::Logarithmic => short(*value),
-        }
+        let near = self
+            .marks
+            .iter()
+            .min_by(|(left, _), (right, _)| (left - value).abs().total_cmp(&(right - value).abs()));
+        near.map(|(_, text)| text.clone()).unwrap_or_default()
     }
 }
 
-/// A number on an axis: `0.05`, `1,200`, `2.5M`, `8e-4`.
-pub(super) fn short(value: f64) -> String {
+/// Values at equal distances with one unit, and the decimals that tell them apart: `0.90`, `0.95`, `1.00`; `39.5K`, `40.0K`.
+fn labelled(values: &[f64]) -> Vec<(f64, String)> {
+    let largest = values
+        .iter()
+        .fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let step = values
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .fold(largest, f64::min);
+    let (unit, name) = match largest {
+        largest if largest >= 1e9 => (1e9, "B".to_owned()),
+        largest if largest >= 1e6 => (1e6, "M".to_owned()),
+        largest if largest >= 1e4 => (1e3, "K".to_owned()),
+        largest if largest > 0.0 && largest < 1e-3 => {
+            let power = largest.log10().floor();
+            (10_f64.powf(power), format!("e{power}"))
+        }
+        _ => (1.0, String::new()),
+    };
+    // A step of 0.25 needs its second decimal; rounding must not ask for one more.
+    let decimals = (0..8)
+        .find(|decimals| {
+            let scaled = step / unit * 10_f64.powi(*decimals);
+            (scaled - scaled.round()).abs() < 1e-6 && scaled.round() >= 1.0
+        })
+        .unwrap_or(8);
+    let label = |value: f64| {
+        // What is left of a sum that should be nothing.
+        if value.abs() < step * 1e-6 {
+            return "0".to_owned();
+        }
+        let text = format!("{:.*}", decimals as usize, value / unit);
+        thousands(&text) + &name
+    };
+    values.iter().map(|value| (*value, label(*value))).collect()
+}
+
+/// A number by itself: `0.05`, `1,200`, `2.5M`, `8e-4`.
+fn short(value: f64) -> String {
     let size = value.abs();
     let trimmed = |value: f64, decimals: usize| {
         let text = format!("{value:.decimals$}");
@@ -236,21 +290,37 @@ mod tests {
     }
 
     #[test]
-    fn numbers_on_an_axis_are_short() {
+    fn numbers_by_themselves_are_short() {
         assert_eq!(
             [0.05, 1200.0, 2_500_000.0, 8e-4, 0.0, -0.02, 40_000.0].map(short),
             ["0.05", "1,200", "2.5M", "8e-4", "0", "-0.02", "40K"]
         );
     }
 
-    /// Places by hand: a tenth of two decades is half of one.
+    #[test]
+    fn marks_of_an_axis_have_one_unit_and_can_be_told_apart() {
+        let labels = |values: &[f64]| -> Vec<String> {
+            labelled(values).into_iter().map(|(_, text)| text).collect()
+        };
+        assert_eq!(labels(&[0.0, 5_000.0, 10_000.0]), ["0", "5K", "10K"]);
+        assert_eq!(labels(&[40_000.0, 40_005.0]), ["40.000K", "40.005K"]);
+        assert_eq!(
+            labels(&[9.5e-4, 1e-3, 1.05e-3]),
+            ["0.00095", "0.00100", "0.00105"]
+        );
+        assert_eq!(labels(&[2e-4, 4e-4]), ["2e-4", "4e-4"]);
+        assert_eq!(labels(&[-0.1, 0.0, 0.1]), ["-0.1", "0", "0.1"]);
+        assert_eq!(labels(&[5.75, 6.0, 6.25]), ["5.75", "6.00", "6.25"]);
+    }
+
+    /// Places by hand: 10 is one of the two decades from 1 to 100.
     #[test]
     fn a_logarithmic_axis_gives_each_decade_the_same_room() {
-        let scale = Scale::Logarithmic;
         let ruler = Ruler {
             low: 1.0,
             high: 100.0,
-            scale,
+            is_logarithmic: true,
+            marks: Vec::new(),
         };
         assert_eq!(
             [1.0, 10.0, 100.0].map(|value| ruler.map(&value, (0, 400))),

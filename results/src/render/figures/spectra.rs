@@ -51,10 +51,10 @@ pub(super) fn figure(runs: &Runs, size: &str) -> Option<Figure> {
                   figure 4)."
             .to_owned(),
         tables: &["spectra_histogram"],
-        series: Vec::new(),
         panels,
         across: MATRICES.len(),
         panel: PANEL,
+        ..Figure::default()
     })
 }
 
@@ -76,10 +76,7 @@ fn bars(title: &str, densities: &[f64; BINS]) -> Layer {
                 ),
             }
         });
-    Layer {
-        series: None,
-        mark: Mark::Boxes(bars.collect()),
-    }
+    Layer::of(Mark::Boxes(bars.collect()))
 }
 
 fn title(row: &MeasuredAlike<'_>, matrix: &str) -> String {

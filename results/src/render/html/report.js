@@ -6,14 +6,23 @@ const tip = document.getElementById("tip");
 
 // The theme: that of the system until the button is pressed.
 const system = matchMedia("(prefers-color-scheme: dark)");
+const follow = (event) => show(event.matches);
 const theme = document.getElementById("theme");
 function show(dark) {
   root.dataset.theme = dark ? "dark" : "light";
   theme.setAttribute("aria-pressed", String(dark));
 }
 show(system.matches);
-system.addEventListener("change", (event) => show(event.matches));
-theme.addEventListener("click", () => show(root.dataset.theme !== "dark"));
+system.addEventListener("change", follow);
+theme.addEventListener("click", () => {
+  system.removeEventListener("change", follow);
+  show(root.dataset.theme !== "dark");
+});
+
+// On paper nothing can be opened.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
 
 // A hint of ours in place of the browser's, which is slow and small.
 for (const title of document.querySelectorAll(".hit > title")) {
@@ -34,7 +43,9 @@ function say(event) {
 }
 document.addEventListener("pointermove", say);
 document.addEventListener("pointerdown", say);
-document.addEventListener("scroll", () => { tip.hidden = true; }, true);
+const silence = () => { tip.hidden = true; };
+document.addEventListener("scroll", silence, true);
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") silence(); });
 
 for (const figure of document.querySelectorAll("figure")) {
   const keys = [...figure.querySelectorAll(".key")];
@@ -42,7 +53,7 @@ for (const figure of document.querySelectorAll("figure")) {
     for (const key of keys) {
       if (key.dataset.series === name) key.setAttribute("aria-checked", String(shown));
     }
-    for (const series of figure.querySelectorAll(".series")) {
+    for (const series of figure.querySelectorAll(".series, .hits")) {
       if (series.dataset.series === name) series.style.display = shown ? "" : "none";
     }
   };
