@@ -267,7 +267,7 @@ impl Draw {
     }
 }
 
-/// Every CSV table of a suite without its columns of time and memory, by name.
+/// Every CSV table of a suite without its columns and rows of time and memory, by name.
 pub fn tables(suite: &Path) -> BTreeMap<String, String> {
     let mut tables = BTreeMap::new();
     for entry in fs::read_dir(suite.join("tables")).expect("tables") {
@@ -278,14 +278,14 @@ pub fn tables(suite: &Path) -> BTreeMap<String, String> {
                 .expect("a name")
                 .to_string_lossy()
                 .into_owned();
-            tables.insert(name, steady_columns(&path));
+            tables.insert(name, steady(&path));
         }
     }
     assert!(tables.len() >= 6, "{:?}", tables.keys());
     tables
 }
 
-fn steady_columns(path: &Path) -> String {
+fn steady(path: &Path) -> String {
     let mut reader = csv::Reader::from_path(path).expect("a table");
     let header = reader.headers().expect("a header").clone();
     let steady: Vec<usize> = (0..header.len())
@@ -299,9 +299,21 @@ fn steady_columns(path: &Path) -> String {
             .join(",")
             + "\n"
     };
+    let is_timed = |record: &csv::StringRecord| {
+        let stem = path.file_stem().unwrap_or_default();
+        results::frame::VOLATILE_ROWS
+            .iter()
+            .any(|(table, column, value)| {
+                let at = header.iter().position(|name| name == *column);
+                stem == *table && at.is_some_and(|at| &record[at] == *value)
+            })
+    };
     let mut text = line(&header);
     for record in reader.records() {
-        text += &line(&record.expect("a row"));
+        let record = record.expect("a row");
+        if !is_timed(&record) {
+            text += &line(&record);
+        }
     }
     text
 }

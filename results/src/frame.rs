@@ -7,14 +7,16 @@
 mod build;
 mod columns;
 mod compare;
+mod curve;
 mod effects;
+mod equal;
 mod figures;
 mod prices;
 mod read;
 mod recovery;
 mod tables;
 
-pub use columns::{Description, VOLATILE_COLUMNS, describe};
+pub use columns::{Description, VOLATILE_COLUMNS, VOLATILE_ROWS, describe};
 pub use compare::SeedsNeeded;
 pub(crate) use compare::{BETTER_ALONE, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE, pair};
 pub use read::{FrameError, read};

@@ -2,8 +2,8 @@
 
 use super::Runs;
 
-/// Columns of time and memory: all that may differ between two runs of the same thing on the same machine. Tables are equal
-/// byte for byte once these are left out.
+/// Columns of time and memory: with [`VOLATILE_ROWS`] all that may differ between two runs of the same thing on the same machine.
+/// Tables are equal byte for byte once these are left out.
 pub const VOLATILE_COLUMNS: &[&str] = &[
     "tokens_per_second",
     "tokens_per_second_standard_error",
@@ -24,9 +24,18 @@ pub const VOLATILE_COLUMNS: &[&str] = &[
     "wall_seconds_ratio",
     "wall_seconds_ratio_low",
     "wall_seconds_ratio_high",
+    "training_seconds_ratio",
+    "training_seconds_ratio_low",
+    "training_seconds_ratio_high",
     "seconds_to_loss_ratio",
     "seconds_to_loss_ratio_low",
     "seconds_to_loss_ratio_high",
+    "extra_seconds_to_loss",
+    "extra_seconds_to_loss_low",
+    "extra_seconds_to_loss_high",
+    "seconds_to_target",
+    "seconds_to_target_low",
+    "seconds_to_target_high",
     "peak_memory_bytes",
     "peak_memory_bytes_standard_error",
     "peak_memory_bytes_low",
@@ -44,6 +53,9 @@ pub const VOLATILE_COLUMNS: &[&str] = &[
     "planned_bytes",
     "planned_ratio",
 ];
+
+/// Rows of time, in which every column may differ: table, column, and the value that the column has there.
+pub const VOLATILE_ROWS: &[(&str, &str, &str)] = &[("equal", "currency", "seconds")];
 
 /// A column of a table, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -507,9 +519,123 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "1",
     ),
     (
-        "prices",
+        "",
         "flops_ratio",
-        "FLOPs of the whole run over the reference's: what arithmetic alone allows, at equal tokens",
+        "FLOPs of the whole run over the reference's: what arithmetic alone allows of training_seconds_ratio, at equal tokens",
+        "1",
+    ),
+    (
+        "",
+        "flops_per_token_ratio",
+        "FLOPs of a token over the reference's, a warm start excluded: one over it is what arithmetic alone allows of tokens_per_second_ratio",
+        "1",
+    ),
+    (
+        "prices",
+        "extra_tokens_to_loss",
+        "training targets until that loss minus those of the reference: mean over seeds",
+        "tokens",
+    ),
+    (
+        "prices",
+        "extra_flops_to_loss",
+        "the same of training FLOPs, counted per method",
+        "FLOPs",
+    ),
+    (
+        "prices",
+        "extra_seconds_to_loss",
+        "the same of seconds of training on this machine",
+        "seconds",
+    ),
+    (
+        "prices",
+        "target_loss",
+        "one loss for all methods of the size: the largest final validation loss of the complete seeds of the reference, which all of them have reached",
+        "nats per token",
+    ),
+    (
+        "prices",
+        "target_seeds",
+        "seeds that ran to their end or diverged",
+        "1",
+    ),
+    (
+        "prices",
+        "target_reached",
+        "how many of them were ever evaluated at target_loss or below it",
+        "1",
+    ),
+    (
+        "prices",
+        "tokens_to_target",
+        "training targets until target_loss, read off the evaluations in proportion: mean over all of target_seeds; absent where one of them never was there, or was at its first evaluation already",
+        "tokens",
+    ),
+    (
+        "prices",
+        "flops_to_target",
+        "the same of training FLOPs, counted per method",
+        "FLOPs",
+    ),
+    (
+        "prices",
+        "seconds_to_target",
+        "the same of seconds of training on this machine",
+        "seconds",
+    ),
+    (
+        "equal",
+        "currency",
+        "what both runs of a seed have spent alike: tokens (training targets), flops (training FLOPs, counted per method) or seconds (of training, on the machine that ran them)",
+        "",
+    ),
+    (
+        "equal",
+        "budget",
+        "how much of it: what the run of the two that spent less spent in all, mean over the pairs",
+        "tokens, FLOPs or seconds",
+    ),
+    (
+        "equal",
+        "share_of_run",
+        "share of its update steps that the method had done then, mean over the pairs",
+        "1",
+    ),
+    (
+        "equal",
+        "share_of_reference",
+        "the same of the reference",
+        "1",
+    ),
+    (
+        "equal",
+        "validation_loss",
+        "mean over the pairs of the method's validation loss at the budget, read off its evaluations in proportion between neighbours",
+        "nats per token",
+    ),
+    (
+        "equal",
+        "bracket",
+        "largest difference, over the pairs, between the two evaluations that a loss was read between: it is not known more closely than that; 0 where all are evaluations' own",
+        "nats per token",
+    ),
+    (
+        "equal",
+        "difference",
+        "validation loss minus the reference's at the budget, mean over the seeds that both completed and that could be read: where the budget lies at an evaluation or between two",
+        "nats per token",
+    ),
+    (
+        "equal",
+        "difference_pairs",
+        "seeds that both completed and that could be read",
+        "1",
+    ),
+    (
+        "equal",
+        "difference_p_adjusted",
+        "the p-value after Holm's correction over all methods of the size in this currency",
         "1",
     ),
     (
@@ -596,6 +722,12 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "",
         "wall_seconds_ratio",
         "geometric mean of the ratios to the reference over common seeds; absent for the reference",
+        "1",
+    ),
+    (
+        "",
+        "training_seconds_ratio",
+        "seconds of training over the reference's, a warm start included: geometric mean over common seeds; absent for the reference",
         "1",
     ),
     (
@@ -900,7 +1032,7 @@ mod tests {
             let measured = column.starts_with("peak_memory")
                 || column.starts_with("planned_") && column != "planned_steps"
                 || column.contains("_ratio")
-                    && !["optimizer", "tokens_to", "flops"]
+                    && !["optimizer", "tokens_to_", "flops_"]
                         .iter()
                         .any(|counted| column.starts_with(counted));
             assert_eq!(

@@ -58,14 +58,29 @@ impl Runs {
         needed.collect()
     }
 
-    /// Groups of every size, each compared with the group that stands for `reference` at that size.
+    /// Groups of every size, each compared with the group that stands for `reference` at that size, by the losses at the end.
     pub(super) fn compared(&self, reference: &str) -> Vec<Compared<'_>> {
+        self.compared_by(reference, &|group, reference| {
+            let loss = |result: &RunResult| result.validation_loss;
+            pair(&group.values(loss), &reference.values(loss))
+        })
+    }
+
+    /// The same by other losses, which a group and its reference have seed by seed.
+    pub(super) fn compared_by<'a>(
+        &'a self,
+        reference: &str,
+        losses: &dyn Fn(&Group<'a>, &Group<'a>) -> Losses,
+    ) -> Vec<Compared<'a>> {
         let runs: Vec<&Run> = self.iter().collect();
         runs.chunk_by(|left, right| left.row.size == right.row.size)
-            .flat_map(|size| compare(size, reference, self.margin))
+            .flat_map(|size| compare(size, reference, self.margin, losses))
             .collect()
     }
 }
+
+/// Losses of two methods by the seeds that both have, in their order.
+pub(super) type Losses = (Vec<f64>, Vec<f64>);
 
 /// The runs of one method at one size, seeds ascending; never empty.
 #[derive(Clone)]
@@ -94,6 +109,15 @@ impl<'a> Group<'a> {
         self.complete()
             .filter_map(|(seed, result)| Some((seed, value(result)?)))
             .collect()
+    }
+
+    /// Runs of both by the seeds that both have.
+    pub(super) fn paired_runs(&self, other: &Group<'a>) -> Vec<(&'a Run, &'a Run)> {
+        let with_its_seed = |run: &&'a Run| {
+            let other = other.runs.iter().find(|it| it.row.seed == run.row.seed)?;
+            Some((*run, *other))
+        };
+        self.runs.iter().filter_map(with_its_seed).collect()
     }
 
     pub(super) fn mean(&self, value: impl Fn(&RunResult) -> Option<f64>) -> Option<Estimate> {
@@ -184,15 +208,43 @@ pub(super) struct Compared<'a> {
     p_tie_adjusted: Option<f64>,
 }
 
+impl<'a> Compared<'a> {
+    /// Compared, and not tested yet: see [`test_together`].
+    pub(super) fn of(
+        group: Group<'a>,
+        reference: Option<Group<'a>>,
+        margin: Option<f64>,
+        losses: &dyn Fn(&Group<'a>, &Group<'a>) -> Losses,
+    ) -> Compared<'a> {
+        let mut row = Compared {
+            group,
+            reference,
+            difference: None,
+            bootstrap: None,
+            p_adjusted: None,
+            comparisons: 0,
+            margin,
+            p_tie_adjusted: None,
+        };
+        if let Some(reference) = row.reference.as_ref().filter(|_| !row.is_reference()) {
+            let (left, right) = losses(&row.group, reference);
+            row.difference = paired(&left, &right);
+            row.bootstrap = bca(&differences(&left, &right));
+        }
+        row
+    }
+}
+
 impl Compared<'_> {
     pub(super) fn loss(&self) -> Option<Estimate> {
         self.group.mean(|result| result.validation_loss)
     }
 
+    /// By the runs and not by the name, which two suites may have in common.
     pub(super) fn is_reference(&self) -> bool {
-        self.reference
-            .as_ref()
-            .is_some_and(|reference| reference.row().method == self.group.row().method)
+        let first = self.group.row();
+        let reference = self.reference.as_ref();
+        reference.is_some_and(|reference| std::ptr::eq(reference.row(), first))
     }
 
     /// As [`judged`], but [`TIE`] where no difference is significant and all but the suite's margin can be excluded;
@@ -240,6 +292,12 @@ impl Compared<'_> {
         Some(difference.estimate.map(f64::exp))
     }
 
+    /// Ratio to the reference of what follows from the keys alone.
+    pub(super) fn ratio_of_rows(&self, value: impl Fn(&RowKeys) -> f64) -> Option<f64> {
+        let reference = self.reference.as_ref().filter(|_| !self.is_reference())?;
+        Some(value(self.group.row()) / value(reference.row())).filter(|ratio| ratio.is_finite())
+    }
+
     pub(super) fn optimizer_state_ratio(&self) -> Option<f64> {
         if self.is_reference() {
             return None;
@@ -273,7 +331,12 @@ pub(super) fn judged(estimate: &Estimate, p_adjusted: Option<f64>) -> &'static s
 }
 
 /// Compares the groups of one size with the one of the given name or, where there is none, with the only one of that preset.
-fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Compared<'a>> {
+fn compare<'a>(
+    size: &[&'a Run],
+    reference: &str,
+    margin: Option<f64>,
+    losses: &dyn Fn(&Group<'a>, &Group<'a>) -> Losses,
+) -> Vec<Compared<'a>> {
     let groups: Vec<Group<'a>> = size
         .chunk_by(|left, right| left.row.method == right.row.method)
         .map(|runs| Group {
@@ -287,28 +350,16 @@ fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Co
     let only = of_preset.next().filter(|_| of_preset.next().is_none());
     let reference = named.or(only).cloned();
 
-    let loss = |result: &RunResult| result.validation_loss;
     let mut rows: Vec<Compared<'a>> = groups
         .into_iter()
-        .map(|group| {
-            let mut row = Compared {
-                group,
-                reference: reference.clone(),
-                difference: None,
-                bootstrap: None,
-                p_adjusted: None,
-                comparisons: 0,
-                margin,
-                p_tie_adjusted: None,
-            };
-            if let Some(reference) = reference.as_ref().filter(|_| !row.is_reference()) {
-                let (left, right) = pair(&row.group.values(loss), &reference.values(loss));
-                row.difference = paired(&left, &right);
-                row.bootstrap = bca(&differences(&left, &right));
-            }
-            row
-        })
+        .map(|group| Compared::of(group, reference.clone(), margin, losses))
         .collect();
+    test_together(&mut rows);
+    rows
+}
+
+/// Holm's correction over the differences of all rows.
+pub(super) fn test_together(rows: &mut [Compared<'_>]) {
     let p_values: Vec<Option<f64>> = rows.iter().map(p_value).collect();
     let comparisons = p_values.iter().flatten().count();
     for (row, p) in rows.iter_mut().zip(adjusted(&p_values)) {
@@ -322,7 +373,6 @@ fn compare<'a>(size: &[&'a Run], reference: &str, margin: Option<f64>) -> Vec<Co
     for (row, p) in rows.iter_mut().zip(adjusted(&ties)) {
         row.p_tie_adjusted = p;
     }
-    rows
 }
 
 /// Holm's correction over those p-values that are there.

@@ -2,6 +2,7 @@
 
 use super::build::{column, estimate, interval, keys, seeds, switches, table};
 use super::compare::{Compared, p_value};
+use super::curve::{flops_per_update, own_flops};
 use super::{Run, Runs};
 use crate::published::{self, Published};
 use crate::record::{
@@ -22,6 +23,7 @@ impl Runs {
             ("effects", self.effects()),
             ("recovery", self.recovery()),
             ("prices", self.prices()),
+            ("equal", self.equal()),
             ("throughput", self.throughput()),
             ("memory", self.memory()),
             ("curves", self.curves()),
@@ -141,7 +143,7 @@ impl Runs {
             row.loss().map(|loss| loss.map(f64::exp))
         }));
         columns.push(column("interval_level", &rows, |_| LEVEL));
-        columns.extend(comparisons(&rows));
+        columns.extend(comparisons(&rows, |row| row));
         columns.extend(published_columns(&rows, |row| {
             published::main_table(row.group.row())
         }));
@@ -160,7 +162,7 @@ impl Runs {
         columns.extend(seeds(&rows, |row| &row.group));
         columns.extend(estimate("validation_loss", &rows, Compared::loss));
         columns.push(column("interval_level", &rows, |_| LEVEL));
-        columns.extend(comparisons(&rows));
+        columns.extend(comparisons(&rows, |row| row));
         columns.extend(published_columns(&rows, |row| {
             published::ablation_table(row.group.row())
         }));
@@ -188,9 +190,18 @@ impl Runs {
         columns.extend(interval("wall_seconds_ratio", &rows, |row| {
             row.ratio(wall_seconds)
         }));
-        columns.push(column("flops", &rows, |row| row.group.row().flops));
-        columns.push(column("interval_level", &rows, |_| LEVEL));
-        columns.push(reference(&rows));
+        columns.extend(interval("training_seconds_ratio", &rows, |row| {
+            row.ratio(|result| Some(result.training_seconds))
+        }));
+        columns.extend([
+            column("flops", &rows, |row| row.group.row().flops),
+            column("flops_ratio", &rows, |row| {
+                row.ratio_of_rows(|row| row.flops)
+            }),
+            column("flops_per_token_ratio", &rows, flops_per_token_ratio),
+            column("interval_level", &rows, |_| LEVEL),
+        ]);
+        columns.push(reference(&rows, |row| row));
         table(columns)
     }
 
@@ -225,7 +236,7 @@ impl Runs {
         }));
         columns.extend(planned(&rows));
         columns.push(column("interval_level", &rows, |_| LEVEL));
-        columns.push(reference(&rows));
+        columns.push(reference(&rows, |row| row));
         table(columns)
     }
 
@@ -474,6 +485,13 @@ fn planned(rows: &[Compared<'_>]) -> Vec<Column> {
     columns
 }
 
+/// FLOPs of a token over those of the reference, both after their warm starts: of the same steps as the tokens per second.
+fn flops_per_token_ratio(row: &Compared<'_>) -> Option<f64> {
+    // A warm start's updates are those of full rank at the same size.
+    let full_rank = flops_per_update(row.reference.as_ref()?.row());
+    row.ratio_of_rows(|row| own_flops(row, full_rank))
+}
+
 fn tokens_per_second(result: &RunResult) -> Option<f64> {
     Some(result.tokens_per_second)
 }
@@ -506,35 +524,40 @@ fn validation_targets(run: &Run) -> Option<u64> {
     }
 }
 
-fn reference(rows: &[Compared<'_>]) -> Column {
+fn reference<R>(rows: &[R], compared: impl Fn(&R) -> &Compared<'_>) -> Column {
     column("reference", rows, |row| {
-        row.reference
-            .as_ref()
-            .map(|reference| reference.row().method.clone())
+        let reference = compared(row).reference.as_ref();
+        reference.map(|reference| reference.row().method.clone())
     })
 }
 
-fn comparisons(rows: &[Compared<'_>]) -> Vec<Column> {
-    let mut columns = vec![reference(rows)];
+/// The difference from the reference, what is known of it, and the verdict.
+pub(super) fn comparisons<R>(rows: &[R], compared: impl Fn(&R) -> &Compared<'_>) -> Vec<Column> {
+    let mut columns = vec![reference(rows, &compared)];
     columns.extend(estimate("difference", rows, |row| {
-        row.difference.map(|difference| difference.estimate)
+        let difference = compared(row).difference;
+        difference.map(|difference| difference.estimate)
     }));
     columns.extend([
         column("difference_bootstrap_low", rows, |row| {
-            row.bootstrap.map(|interval| interval.low)
+            compared(row).bootstrap.map(|interval| interval.low)
         }),
         column("difference_bootstrap_high", rows, |row| {
-            row.bootstrap.map(|interval| interval.high)
+            compared(row).bootstrap.map(|interval| interval.high)
         }),
         column("difference_pairs", rows, |row| {
-            row.difference
-                .map(|difference| difference.estimate.n as u64)
+            let difference = compared(row).difference;
+            difference.map(|difference| difference.estimate.n as u64)
         }),
-        column("difference_p", rows, p_value),
-        column("difference_p_adjusted", rows, |row| row.p_adjusted),
-        column("difference_resolvable", rows, Compared::resolvable),
-        column("margin", rows, |row| row.margin),
-        column("verdict", rows, Compared::verdict),
+        column("difference_p", rows, |row| p_value(compared(row))),
+        column("difference_p_adjusted", rows, |row| {
+            compared(row).p_adjusted
+        }),
+        column("difference_resolvable", rows, |row| {
+            compared(row).resolvable()
+        }),
+        column("margin", rows, |row| compared(row).margin),
+        column("verdict", rows, |row| compared(row).verdict()),
     ]);
     columns
 }

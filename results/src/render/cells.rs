@@ -116,11 +116,15 @@ impl Cells<'_> {
     pub(super) fn headline(&self, column: &str) -> String {
         match self.estimate(column, "seeds_complete") {
             Some(estimate) => self.bracketed(&estimate),
-            None => self
-                .text("status")
-                .filter(|status| status.chars().count() <= WIDEST_STATUS)
-                .unwrap_or_else(|| "none complete".to_owned()),
+            None => self.short_status(),
         }
+    }
+
+    /// How the seeds stand, where that is short.
+    pub(super) fn short_status(&self) -> String {
+        self.text("status")
+            .filter(|status| status.chars().count() <= WIDEST_STATUS)
+            .unwrap_or_else(|| "none complete".to_owned())
     }
 
     /// Difference and verdict; both empty for the reference.
@@ -137,30 +141,38 @@ impl Cells<'_> {
     }
 
     pub(super) fn ratio(&self, column: &str) -> String {
-        // The ratio stands on the pairs, of which there are two or more exactly where it has an interval.
-        match (
-            self.number(column),
-            self.number(&format!("{column}_low")),
-            self.number(&format!("{column}_high")),
-        ) {
-            (Some(point), Some(low), Some(high)) => self.bracketed(&Estimate {
-                point,
-                standard_error: None,
-                interval: Some(Interval {
-                    level: LEVEL,
-                    low,
-                    high,
-                }),
-                n: 2,
+        self.ratio_estimate(column)
+            .map_or_else(String::new, |it| self.bracketed(&it))
+    }
+
+    /// The same the other way round.
+    pub(super) fn inverse_ratio(&self, column: &str) -> String {
+        let inverse = self.ratio_estimate(column).map(|it| Estimate {
+            point: it.point.recip(),
+            interval: it.interval.map(|interval| Interval {
+                low: interval.high.recip(),
+                high: interval.low.recip(),
+                ..interval
             }),
-            (Some(point), _, _) => self.bracketed(&Estimate {
-                point,
-                standard_error: None,
-                interval: None,
-                n: 1,
-            }),
-            _ => String::new(),
-        }
+            ..it
+        });
+        inverse.map_or_else(String::new, |it| self.bracketed(&it))
+    }
+
+    fn ratio_estimate(&self, column: &str) -> Option<Estimate> {
+        let end = |part| self.number(&format!("{column}_{part}"));
+        let interval = end("low").zip(end("high")).map(|(low, high)| Interval {
+            level: LEVEL,
+            low,
+            high,
+        });
+        Some(Estimate {
+            point: self.number(column)?,
+            standard_error: None,
+            // The ratio stands on the pairs, of which there are two or more exactly where it has an interval.
+            n: if interval.is_some() { 2 } else { 1 },
+            interval,
+        })
     }
 
     pub(super) fn published(&self) -> String {

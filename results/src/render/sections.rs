@@ -41,6 +41,7 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
     let effects = runs.effects();
     let recovery = runs.recovery();
     let prices = runs.prices();
+    let equal = runs.equal();
     let throughput = runs.throughput();
     let memory = runs.memory();
     let chapter = |size: String| {
@@ -49,8 +50,11 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
             ablations_section(&rows(&ablations, &size)),
             answers::effects_section(&rows(&effects, &size)),
             answers::recovery_section(&rows(&recovery, &size)),
+            answers::equal_section(&rows(&equal, &size)),
             answers::prices_section(&rows(&prices, &size)),
+            answers::target_section(&rows(&prices, &size)),
             throughput_section(&rows(&throughput, &size)),
+            answers::speedup_section(&rows(&throughput, &size)),
             memory_section(&rows(&memory, &size)),
         ];
         Chapter {

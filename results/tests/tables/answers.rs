@@ -1,4 +1,4 @@
-//! What the parts do, what a restart does, what a loss costs, what is claimed: expected values are computed by hand from the
+//! What the parts do, what a restart does, what a loss costs and what equal costs buy, what is claimed: expected values are computed by hand from the
 //! losses that the tests lay down.
 
 use super::suite::{Suite, evaluation, restart, row, step};
@@ -144,6 +144,160 @@ fn the_price_of_a_loss_is_read_off_the_evaluations() {
     assert!((of("flops_ratio") - 2.0 / 3.0).abs() < 1e-12);
     assert_eq!(of("pairs"), 2.0);
     assert_eq!(number(&frame, "full", "tokens_to_loss_ratio"), None);
+    // the whole run and half of one; 200 operations and 150
+    assert!((of("extra_tokens_to_loss") - 150.0 * 2048.0).abs() < 1e-6);
+    assert!((of("extra_flops_to_loss") - 50.0).abs() < 1e-9);
+    // the target is where `full` ends, and `relora` never gets there
+    assert!((of("target_loss") - 3.9).abs() < 1e-12);
+    assert_eq!([of("target_seeds"), of("target_reached")], [2.0, 0.0]);
+    assert_eq!(number(&frame, "relora", "tokens_to_target"), None);
+    let of_full = |column: &str| number(&frame, "full", column).expect("a number");
+    assert_eq!(of_full("target_reached"), 2.0);
+    assert!((of_full("tokens_to_target") - 300.0 * 2048.0).abs() < 1e-6);
+    assert!((of_full("flops_to_target") - 300.0).abs() < 1e-9);
+
+    // 0.5 of a step at full rank after the warm start, two thirds of the FLOPs in all
+    let speed = suite.read().throughput();
+    let of = |column: &str| number(&speed, "relora", column).expect("a number");
+    assert!((of("flops_per_token_ratio") - 0.5).abs() < 1e-12);
+    assert!((of("flops_ratio") - 2.0 / 3.0).abs() < 1e-12);
+    // 250 s and ten for each nat of the final losses (the helper's): 292 s over 289 s
+    assert!((of("training_seconds_ratio") - 292.0 / 289.0).abs() < 1e-12);
+    let report = markdown(&suite.read());
+    assert!(report.contains("Target: 3.9000 nats"), "{report}");
+    // one over 0.5 and one over two thirds
+    let shown = report.lines().any(|line| {
+        line.starts_with("| `relora` |   2.000 |") && line.contains("|        1.500 |")
+    });
+    assert!(shown, "{report}");
+}
+
+/// A logged step at which so many seconds had been trained.
+fn timed(at: u64, seconds: f64) -> serde_json::Value {
+    let mut record = step(at, 4.0);
+    record["training_seconds"] = seconds.into();
+    record
+}
+
+/// Full rank takes 300 steps of 1 operation and 0.1 s, ReLoRA a warm start of 100 such steps and 200 of 0.375 operations; a
+/// step takes it 0.12 s.
+fn suite_of_costs(full_evaluations: &[(u64, f64)], own: [f64; 2]) -> Suite {
+    let suite = Suite::new();
+    for (seed, own) in [1, 2].into_iter().zip(own) {
+        let full = RowKeys {
+            flops: 300.0,
+            ..row("nano", "full", seed)
+        };
+        let mut records = vec![timed(100, 10.0), timed(200, 20.0), timed(300, 30.0)];
+        let evaluations = full_evaluations.iter();
+        records.extend(evaluations.map(|(at, loss)| evaluation(*at, *loss)));
+        suite.complete_row(full, 3.9, &records);
+        let relora = RowKeys {
+            flops: 175.0,
+            warm_start_steps: Some(100),
+            ..row("nano", "relora", seed)
+        };
+        let records = [
+            timed(100, 12.0),
+            timed(200, 24.0),
+            timed(300, 36.0),
+            evaluation(100, 4.8 + own),
+            evaluation(200, 4.4 + own),
+            evaluation(300, 4.2 + own),
+        ];
+        suite.complete_row(relora, 4.2 + own, &records);
+    }
+    suite
+}
+
+/// A figure of `relora` in a currency.
+fn equal(suite: &Suite, currency: &str, column: &str) -> Option<f64> {
+    let frame = suite.read().equal();
+    let methods = super::column_of_text(&frame, "method");
+    let currencies = super::column_of_text(&frame, "currency");
+    let mut names = methods.iter().zip(&currencies);
+    let at = names.position(|(method, it)| method == "relora" && it == currency);
+    let value = frame.column(column).expect("the column");
+    value.get(at.expect("the row")).expect("the row").extract()
+}
+
+/// At equal tokens both are at their ends: 4.2 and 3.9. ReLoRA spends 100 + 200 * 0.375 = 175 operations, at which `full` is
+/// three quarters of the way from 4.4 to 4.0: 4.1. `full` takes 30 s, at which ReLoRA is half way from 4.4 to 4.2: 4.3. One
+/// seed of ReLoRA lies 0.02 higher, so that the mean does by 0.01, with an error of 0.01 and an interval of 12.7062 times that
+/// (Student's t, one degree of freedom).
+#[test]
+fn methods_are_compared_where_both_have_spent_the_same() {
+    let evaluations = [(100, 4.4), (200, 4.0), (300, 3.9)];
+    let suite = suite_of_costs(&evaluations, [0.0, 0.02]);
+    for (currency, budget, difference, of_full, of_own, bracket) in [
+        ("tokens", 300.0 * 2048.0, 0.31, 1.0, 1.0, 0.0),
+        ("flops", 175.0, 0.11, 175.0 / 300.0, 1.0, 0.4),
+        ("seconds", 30.0, 0.41, 1.0, 250.0 / 300.0, 0.2),
+    ] {
+        for (column, expected) in [
+            ("budget", budget),
+            ("difference", difference),
+            ("difference_low", difference - 0.127_062),
+            ("difference_pairs", 2.0),
+            ("share_of_reference", of_full),
+            ("share_of_run", of_own),
+            ("bracket", bracket),
+        ] {
+            let found = equal(&suite, currency, column).unwrap_or(f64::NAN);
+            assert!(
+                (found - expected).abs() < 1e-6,
+                "{currency} {column}: {found} is not {expected}"
+            );
+        }
+    }
+    let report = markdown(&suite.read());
+    assert!(
+        report.contains("### Equal tokens, FLOPs and time"),
+        "{report}"
+    );
+    let row = "| `relora` | FLOPs    |       58% |   100% |    +0.11 ± 0.13 |";
+    assert!(report.contains(row), "{report}");
+}
+
+/// Who was evaluated only at the end, or for the first time beyond the budget, is read nowhere else.
+#[test]
+fn nothing_is_read_outside_the_evaluations() {
+    for evaluations in [&[(300, 3.9)][..], &[(180, 4.05), (300, 3.9)]] {
+        let suite = suite_of_costs(evaluations, [0.0, 0.02]);
+        assert!(equal(&suite, "tokens", "difference").is_some());
+        assert_eq!(equal(&suite, "flops", "difference"), None);
+        assert_eq!(equal(&suite, "flops", "difference_pairs"), None);
+        let report = markdown(&suite.read());
+        let said =
+            |line: &str| line.starts_with("| `relora` | FLOPs ") && line.contains("not read");
+        assert!(report.lines().any(said), "{report}");
+    }
+}
+
+#[test]
+fn who_diverged_is_not_the_better_one_at_equal_cost_and_its_step_is_said() {
+    let suite = suite_of_costs(&[(100, 4.9), (200, 4.7), (300, 4.6)], [0.0, 0.001]);
+    suite.complete_row(row("nano", "full", 3), 4.6, &[evaluation(300, 4.6)]);
+    suite.diverged("nano", "relora", 3, 120);
+    for seed in [1, 2, 3] {
+        suite.diverged("nano", "lora", seed, 40 + seed);
+    }
+    let frame = suite.read().equal();
+    assert_eq!(text(&frame, "relora", "verdict"), "unresolved: diverged");
+    assert_eq!(
+        text(&frame, "lora", "status"),
+        "diverged at 41, 42, 43 (3 of 3)"
+    );
+    let report = markdown(&suite.read());
+    let section = report
+        .split("### Equal tokens, FLOPs and time")
+        .nth(1)
+        .unwrap_or_default();
+    assert!(
+        section.contains("| diverged at 41, 42, 43 (3 of 3) |")
+            && section.contains("- `relora`: diverged at 120 (1 of 3)."),
+        "{report}"
+    );
 }
 
 /// Losses of `relora` and others at a size, with a scatter by seed that all share and a small one of their own.

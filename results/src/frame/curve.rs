@@ -1,0 +1,231 @@
+//! The validation curve of a run: what it had spent at each evaluation and what loss it had there, read in proportion between
+//! neighbours, never before the first evaluation and never beyond the last.
+
+use super::Run;
+use crate::record::{Record, RowKeys, StepRecord};
+
+/// What training spends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Currency {
+    /// Training targets.
+    Tokens,
+    /// Training FLOPs, counted per method.
+    Flops,
+    /// Seconds of training on the machine that ran it.
+    Seconds,
+}
+
+impl Currency {
+    pub(super) const ALL: [Currency; 3] = [Currency::Tokens, Currency::Flops, Currency::Seconds];
+
+    /// Its name in tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Currency::Tokens => "tokens",
+            Currency::Flops => "flops",
+            Currency::Seconds => "seconds",
+        }
+    }
+}
+
+/// What a run had spent at a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spent {
+    pub(super) tokens: f64,
+    pub(super) flops: f64,
+    /// None where no step was logged from there on.
+    pub(super) seconds: Option<f64>,
+}
+
+impl Spent {
+    pub(super) fn of(&self, currency: Currency) -> Option<f64> {
+        match currency {
+            Currency::Tokens => Some(self.tokens),
+            Currency::Flops => Some(self.flops),
+            Currency::Seconds => self.seconds,
+        }
+    }
+}
+
+/// A loss that was read off a curve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub(super) loss: f64,
+    /// Share of the run's steps that were done.
+    pub(super) share: f64,
+    /// Difference of the two evaluations that it lies between; zero where it is an evaluation's own.
+    pub(super) bracket: f64,
+}
+
+#[derive(Clone, Copy)]
+struct Evaluation {
+    step: f64,
+    tokens: f64,
+    /// None where it was not finite.
+    loss: Option<f64>,
+}
+
+/// A run's evaluations, and what its steps cost.
+pub(super) struct Curve<'a> {
+    run: &'a Run,
+    warm: f64,
+    full_rank_flops: f64,
+    own_flops: f64,
+    evaluations: Vec<Evaluation>,
+}
+
+/// FLOPs of an update of the method's own stage, where one of the warm start takes as many as are given.
+pub(super) fn own_flops(row: &RowKeys, full_rank_flops: f64) -> f64 {
+    let warm = row.warm_start_steps.unwrap_or(0) as f64;
+    (row.flops - warm * full_rank_flops) / (row.planned_steps as f64 - warm).max(1.0)
+}
+
+/// FLOPs of an update of a method without a warm start.
+pub(super) fn flops_per_update(row: &RowKeys) -> f64 {
+    row.flops / row.planned_steps.max(1) as f64
+}
+
+impl<'a> Curve<'a> {
+    /// The curve of a run that spends so many FLOPs in each update of a warm start.
+    pub(super) fn of(run: &'a Run, full_rank_flops: f64) -> Curve<'a> {
+        let evaluations = run.records.iter().filter_map(|record| match record {
+            Record::Evaluation(it) => Some(Evaluation {
+                step: it.step as f64,
+                tokens: it.tokens_seen as f64,
+                loss: it.validation_loss,
+            }),
+            _ => None,
+        });
+        Curve {
+            run,
+            warm: run.row.warm_start_steps.unwrap_or(0) as f64,
+            full_rank_flops,
+            own_flops: own_flops(&run.row, full_rank_flops),
+            evaluations: evaluations.collect(),
+        }
+    }
+
+    /// What it took to be at a loss or below it first; none where it never was, or was already at the first evaluation.
+    pub(super) fn price(&self, loss: f64) -> Option<Spent> {
+        let at = self.first_at(loss)?;
+        let before = at.checked_sub(1)?;
+        let (from, to) = (self.evaluations[before], self.evaluations[at]);
+        let share = (from.loss? - loss) / (from.loss? - to.loss?);
+        let step = from.step + share * (to.step - from.step);
+        let tokens = from.tokens + share * (to.tokens - from.tokens);
+        Some(self.spent(step, tokens))
+    }
+
+    /// Whether it was ever evaluated at a loss or below it.
+    pub(super) fn reaches(&self, loss: f64) -> bool {
+        self.first_at(loss).is_some()
+    }
+
+    fn first_at(&self, loss: f64) -> Option<usize> {
+        let is_there = |it: &Evaluation| it.loss.is_some_and(|own| own <= loss);
+        self.evaluations.iter().position(is_there)
+    }
+
+    /// What it had spent at its last evaluation.
+    pub(super) fn total(&self, currency: Currency) -> Option<f64> {
+        let end = self.evaluations.last()?;
+        self.spent(end.step, end.tokens).of(currency)
+    }
+
+    /// Its loss once it had spent a budget that is no more than its total: at the end of the curve, at an evaluation, or in
+    /// proportion to the steps between two of them. None before the first evaluation.
+    pub(super) fn read(&self, currency: Currency, budget: f64) -> Option<Read> {
+        let end = self.evaluations.last()?;
+        let step = if self.total(currency)? <= budget {
+            end.step
+        } else {
+            // Rounding must not carry it over the end.
+            self.step_at(currency, budget)?.min(end.step)
+        };
+        let at = self.evaluations.iter().position(|it| it.step >= step)?;
+        let to = self.evaluations[at];
+        let share = step / end.step;
+        if to.step == step {
+            return Some(Read {
+                loss: to.loss?,
+                share,
+                bracket: 0.0,
+            });
+        }
+        let from = self.evaluations[at.checked_sub(1)?];
+        let (from_loss, to_loss) = (from.loss?, to.loss?);
+        let passed = (step - from.step) / (to.step - from.step);
+        Some(Read {
+            loss: from_loss + passed * (to_loss - from_loss),
+            share,
+            bracket: (from_loss - to_loss).abs(),
+        })
+    }
+
+    /// Update steps at which it had spent so much.
+    fn step_at(&self, currency: Currency, amount: f64) -> Option<f64> {
+        let step = match currency {
+            Currency::Tokens => {
+                let at = self.evaluations.iter().position(|it| it.tokens >= amount)?;
+                let to = self.evaluations[at];
+                if to.tokens == amount {
+                    return Some(to.step);
+                }
+                let from = self.evaluations[at.checked_sub(1)?];
+                let passed = (amount - from.tokens) / (to.tokens - from.tokens);
+                from.step + passed * (to.step - from.step)
+            }
+            Currency::Flops => {
+                let beyond = amount - self.warm * self.full_rank_flops;
+                if beyond <= 0.0 {
+                    amount / self.full_rank_flops
+                } else {
+                    self.warm + beyond / self.own_flops
+                }
+            }
+            Currency::Seconds => {
+                let (from, to) = self.logged_around(|it| it.training_seconds >= amount)?;
+                let (from_step, from_seconds) = from;
+                let passed = (amount - from_seconds) / (to.training_seconds - from_seconds);
+                from_step + passed * (to.step as f64 - from_step)
+            }
+        };
+        Some(step).filter(|step| step.is_finite())
+    }
+
+    fn spent(&self, step: f64, tokens: f64) -> Spent {
+        let own_steps = (step - self.warm).max(0.0);
+        Spent {
+            tokens,
+            flops: step.min(self.warm) * self.full_rank_flops + own_steps * self.own_flops,
+            seconds: self.seconds_at(step),
+        }
+    }
+
+    /// Seconds of training up to a step, in proportion between the logged ones; none beyond the last of them.
+    fn seconds_at(&self, step: f64) -> Option<f64> {
+        let (from, to) = self.logged_around(|it| it.step as f64 >= step)?;
+        let (from_step, from_seconds) = from;
+        let passed = (step - from_step) / (to.step as f64 - from_step);
+        let seconds = from_seconds + passed * (to.training_seconds - from_seconds);
+        Some(seconds).filter(|seconds| seconds.is_finite())
+    }
+
+    /// The first logged step of which something is true, and step and seconds of the one before it, or of the beginning.
+    fn logged_around(
+        &self,
+        is_there: impl Fn(&StepRecord) -> bool,
+    ) -> Option<((f64, f64), &'a StepRecord)> {
+        let mut before = (0.0, 0.0);
+        for record in &self.run.records {
+            let Record::Step(logged) = record else {
+                continue;
+            };
+            if is_there(logged) {
+                return Some((before, logged));
+            }
+            before = (logged.step as f64, logged.training_seconds);
+        }
+        None
+    }
+}
