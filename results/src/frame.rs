@@ -11,6 +11,7 @@ mod curve;
 mod effects;
 mod equal;
 mod figures;
+mod literature;
 mod prices;
 mod read;
 mod recovery;

@@ -1,8 +1,8 @@
-//! Published perplexities on C4, kept apart from ours and each with its source and how surely it is known.
+//! Published perplexities on C4, kept apart from ours and each with its source, its recipe and how surely it is known.
 //!
-//! They come from `published.csv`, which is compiled in. A figure stands beside one of ours only where the paper trained the
-//! same thing: what the paper's table calls "LoRA" had no frozen weight in the code of the time, so it is our `low-rank`, and
-//! our `lora` (a frozen random weight) has no counterpart there.
+//! They come from `published.csv`, which is compiled in. A figure stands beside one of ours only where its source trained the
+//! same thing: what the paper's table calls "LoRA" had no frozen weight in the code of the time, so it is our `low-rank`, while
+//! the LoRA of the GaLore paper, over a frozen random weight, is our `lora`. The column `trains` says that of each figure.
 
 use crate::record::RowKeys;
 use serde::Deserialize;
@@ -27,6 +27,49 @@ pub struct Published {
     pub outcome: Outcome,
     /// How the figure is known: read in the text, seen in a transcription, recalled.
     pub certainty: String,
+    /// The dialect that stands for its recipe; empty where none of ours does.
+    pub dialect: String,
+    /// What of ours it trains, as [`trained`] has it; empty where nothing of ours is that.
+    pub trains: String,
+    /// Rank of the factors; none at full rank.
+    pub rank: Option<u64>,
+    /// What is known of how its loss was averaged.
+    pub evaluation: Evaluation,
+    /// Perplexity with the average corrected, from the batches that are thought to have been evaluated: the least and the most.
+    pub corrected_low: Option<f64>,
+    /// The most.
+    pub corrected_high: Option<f64>,
+}
+
+/// How a source averaged its validation loss: that of the code at the paper's submission, from which many others descend, began
+/// to count its batches at one (corrected on 16 July 2023).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Evaluation {
+    /// The sum over N batches was divided by N + 1, so that the true loss is the published one times (N + 1) / N.
+    #[serde(rename = "n-plus-one")]
+    NPlusOne,
+    /// The code had been corrected.
+    #[serde(rename = "corrected")]
+    Corrected,
+    /// Nobody has looked.
+    #[serde(rename = "")]
+    Unknown,
+}
+
+impl Evaluation {
+    /// In words.
+    #[must_use]
+    pub fn statement(self) -> &'static str {
+        match self {
+            Evaluation::NPlusOne => {
+                "its code divides the sum over N batches by N + 1: the true loss is the published one times (N + 1) / N"
+            }
+            Evaluation::Corrected => {
+                "made after the divisor of its code was corrected (16 July 2023)"
+            }
+            Evaluation::Unknown => "not known",
+        }
+    }
 }
 
 /// What a source reports for a run.
@@ -85,98 +128,81 @@ pub fn all() -> &'static [Published] {
     &ALL
 }
 
+/// Every figure for what the row trains, at its size and with its rank, whatever the recipe.
+pub fn figures(row: &RowKeys) -> impl Iterator<Item = &'static Published> + use<> {
+    let (size, trained, rank) = (row.size.clone(), trained(row), row.rank);
+    all().iter().filter(move |published| {
+        let is_other_rank = rank.zip(published.rank).is_some_and(|(own, it)| own != it);
+        published.size == size && trained == Some(published.trains.as_str()) && !is_other_rank
+    })
+}
+
 /// The figure of the paper's main table (table 2; at `1b` that of its 1.3B section) for what the row trains.
 #[must_use]
 pub fn main_table(row: &RowKeys) -> Option<&'static Published> {
-    let method = match trained(row)? {
-        Trained::FullRank(preset) => preset,
-        Trained::LowRank("----") => "lora",
-        Trained::LowRank("---W") => "lora-warm-start",
-        Trained::LowRank("ROJW") => "relora",
-        Trained::LowRank(_) => return None,
-    };
-    find(&["table 2", "1.3B"], &row.size, method)
+    of_the_paper(row, &["table 2", "1.3B"])
 }
 
 /// The figure of the paper's ablation (table 6, 130m) for the row's switches.
 #[must_use]
 pub fn ablation_table(row: &RowKeys) -> Option<&'static Published> {
-    let method = match trained(row)? {
-        Trained::FullRank("full") => "full",
-        Trained::FullRank(_) => return None,
-        Trained::LowRank("----") => "ablation ---- (lora)",
-        Trained::LowRank("R---") => "ablation R---",
-        Trained::LowRank("RO--") => "ablation RO--",
-        Trained::LowRank("R-J-") => "ablation R-J-",
-        Trained::LowRank("ROJ-") => "ablation ROJ-",
-        Trained::LowRank("---W") => "ablation ---W",
-        Trained::LowRank("ROJW") => "ablation ROJW (relora)",
-        Trained::LowRank(_) => return None,
+    of_the_paper(row, &["table 6"])
+}
+
+/// None for the dialect that stands for another paper's comparison.
+fn of_the_paper(row: &RowKeys, places: &[&str]) -> Option<&'static Published> {
+    let is_there = |published: &&Published| {
+        let place = published.source.strip_prefix(PAPER);
+        place.is_some_and(|place| places.contains(&place.trim()))
     };
-    find(&["table 6"], &row.size, method)
+    figures(row).find(|published| row.dialect != "galore-table" && is_there(published))
 }
 
-/// What of the paper's a row could be.
-enum Trained {
-    /// The preset `full` or `control`.
-    FullRank(&'static str),
-    /// The parts in the letters of the paper's table 6: restarts, optimizer reset, jagged schedule, warm start.
-    LowRank(&'static str),
-}
-
-/// Reads what a row trains off its switches, and never off its name: a method derived from `relora` may have them off. None
-/// where the paper has nothing of the kind:
-///
-/// - another rank than 128, which all its rows have;
-/// - the dialect that stands for another paper's comparison;
-/// - a weight beside the factors from the start without a warm start (it had none, or one of zero until the first merge),
-///   or a warm start that is thrown away;
-/// - a jagged schedule without re-warm-up.
-fn trained(row: &RowKeys) -> Option<Trained> {
-    if row.dialect == "galore-table" {
-        return None;
-    }
+/// What a row trains, in the words of the column `trains`, read off its switches and never off its name: a method derived from
+/// `relora` may have them off. The letters are those of the paper's table 6: restarts, optimizer reset, jagged schedule, warm
+/// start. None where no source has anything of the kind.
+#[must_use]
+pub fn trained(row: &RowKeys) -> Option<&'static str> {
     if !row.low_rank {
         return match row.preset.as_str() {
-            "full" => Some(Trained::FullRank("full")),
-            "control" => Some(Trained::FullRank("control")),
+            "full" => Some("full"),
+            "control" => Some("control"),
             _ => None,
         };
     }
-    let without_weight = matches!(row.base.as_deref(), Some("zero" | "none"));
-    if row.rank.is_some_and(|rank| rank != 128)
-        || row.warm_start == without_weight
-        || (row.jagged && !row.rewarmup)
-    {
+    if row.jagged && !row.rewarmup {
         return None;
     }
-    let parts = match (
-        row.restarts,
-        row.optimizer_reset,
-        row.jagged,
-        row.warm_start,
-    ) {
-        (false, false, false, false) => "----",
-        (true, false, false, false) => "R---",
-        (true, true, false, false) => "RO--",
-        (true, false, true, false) => "R-J-",
-        (true, true, true, false) => "ROJ-",
-        (false, false, false, true) => "---W",
-        (true, true, true, true) => "ROJW",
-        _ => return None,
-    };
-    Some(Trained::LowRank(parts))
-}
-
-fn find(places: &[&str], size: &str, method: &str) -> Option<&'static Published> {
-    all().iter().find(|published| {
-        published.size == size
-            && published.method == method
-            && published
-                .source
-                .strip_prefix(PAPER)
-                .is_some_and(|place| places.contains(&place.trim()))
-    })
+    let without_weight = matches!(row.base.as_deref(), Some("zero" | "none"));
+    let RowKeys {
+        restarts,
+        optimizer_reset,
+        jagged,
+        warm_start,
+        ..
+    } = *row;
+    Some(
+        match (
+            restarts,
+            optimizer_reset,
+            jagged,
+            warm_start,
+            without_weight,
+        ) {
+            (false, false, false, true, false) => "---W",
+            (true, true, true, true, false) => "ROJW",
+            // No weight beside the factors, or one of zero until the first merge.
+            (false, false, false, false, true) => "W=BA",
+            (true, false, false, false, true) => "R--- on zero",
+            (true, true, false, false, true) => "RO-- on zero",
+            (true, false, true, false, true) => "R-J- on zero",
+            (true, true, true, false, true) => "ROJ- on zero",
+            // A frozen random one.
+            (false, false, false, false, false) => "W0+BA",
+            (true, true, true, false, false) => "W0+ROJ-",
+            _ => return None,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -282,6 +308,59 @@ mod tests {
         assert_eq!(outcome(&row), Some(Outcome::Diverged));
         row.size = "60m".into();
         assert_eq!(outcome(&row), None);
+    }
+
+    /// Table 2 of the GaLore paper at 130M: its low-rank methods have rank 256.
+    #[test]
+    fn figures_of_other_papers_are_found_by_what_they_train() {
+        let found = |row: &RowKeys, source: &str| -> Vec<f64> {
+            figures(row)
+                .filter(|it| it.source.starts_with(source))
+                .filter_map(|it| it.outcome.perplexity())
+                .collect()
+        };
+        let mut row = row("130m", "lora");
+        row.base = Some("keep".into());
+        row.rank = Some(256);
+        assert_eq!(found(&row, "GaLore"), [33.92]);
+        row.rank = Some(128);
+        assert!(found(&row, "GaLore").is_empty());
+        let full = self::row("130m", "full");
+        // the paper's tables 2 and 6, and what others report of the same network
+        assert_eq!(found(&full, "ReLoRA"), [23.65, 23.65]);
+        assert_eq!(found(&full, "GaLore"), [25.08]);
+        assert_eq!(found(&full, "RACS"), [25.03]);
+        let mut without_warm_start = self::row("130m", "relora");
+        without_warm_start.warm_start = false;
+        without_warm_start.rank = Some(256);
+        assert_eq!(found(&without_warm_start, ""), [29.37]);
+    }
+
+    /// Batches of 10 million tokens by how many sequences are thought to have been evaluated at once, of 256 or 512 tokens of
+    /// which 0.85 or 0.58 are no padding: 94 at 60M, 153 to 77 at 130M, 175 at 250M, 263 at 350M.
+    #[test]
+    fn corrected_perplexities_follow_from_the_number_of_batches() {
+        for (size, batches) in [
+            ("60m", [94.0, 94.0]),
+            ("130m", [153.0, 77.0]),
+            ("250m", [175.0, 175.0]),
+            ("350m", [263.0, 263.0]),
+        ] {
+            let figure = main_table(&row(size, "full")).expect("a figure");
+            assert_eq!(figure.evaluation, Evaluation::NPlusOne);
+            let published = figure.outcome.perplexity().expect("a perplexity");
+            let ends = [figure.corrected_low, figure.corrected_high];
+            for (n, corrected) in batches.into_iter().zip(ends) {
+                let expected = published.powf((n + 1.0) / n);
+                assert!(
+                    (corrected.expect("known") - expected).abs() < 0.06,
+                    "{size}"
+                );
+            }
+        }
+        let later = main_table(&row("1b", "full")).expect("a figure");
+        assert_eq!(later.evaluation, Evaluation::Corrected);
+        assert_eq!(later.corrected_low, None);
     }
 
     #[test]

@@ -639,6 +639,43 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "1",
     ),
     (
+        "published",
+        "tokens_seen",
+        "training targets of each complete seed of ours, warm start included; absent where seeds differ",
+        "tokens",
+    ),
+    (
+        "published",
+        "perplexity",
+        "ours: exp of the mean validation loss; its interval is exp of the interval of the loss",
+        "1",
+    ),
+    (
+        "published",
+        "published_method",
+        "the method in the words of the source",
+        "",
+    ),
+    (
+        "published",
+        "published_dialect",
+        "the dialect that stands for the source's recipe; absent where none does",
+        "",
+    ),
+    (
+        "published",
+        "published_evaluation",
+        "what is known of how the source averaged its loss, and the correction where its code divides by a batch too many",
+        "",
+    ),
+    (
+        "published",
+        "published_corrected_low",
+        "perplexity with that corrected, from the batches that are thought to have been evaluated: the least; absent where they are not known",
+        "1",
+    ),
+    ("published", "published_corrected_high", "the most", "1"),
+    (
         "",
         "published_perplexity",
         "perplexity printed in the paper for this size and method, on its own data; not ours",

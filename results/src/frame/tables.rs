@@ -24,6 +24,7 @@ impl Runs {
             ("recovery", self.recovery()),
             ("prices", self.prices()),
             ("equal", self.equal()),
+            ("published", self.published()),
             ("throughput", self.throughput()),
             ("memory", self.memory()),
             ("curves", self.curves()),
@@ -563,7 +564,7 @@ pub(super) fn comparisons<R>(rows: &[R], compared: impl Fn(&R) -> &Compared<'_>)
 }
 
 /// Figures from the literature, which are not ours: every column says so in its name.
-fn published_columns<R>(
+pub(super) fn published_columns<R>(
     rows: &[R],
     published: impl Fn(&R) -> Option<&'static Published>,
 ) -> Vec<Column> {

@@ -1,6 +1,7 @@
 //! What is shown of a size, as data: tables with what must be said below them.
 
 mod answers;
+mod literature;
 
 use super::cells::{
     Cells, GIBIBYTE, MEBIBYTE, millions, plus_minus, rate, reference, rows, scaled, significant,
@@ -42,11 +43,16 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
     let recovery = runs.recovery();
     let prices = runs.prices();
     let equal = runs.equal();
+    let published = runs.published();
     let throughput = runs.throughput();
     let memory = runs.memory();
     let chapter = |size: String| {
         let sections = [
-            perplexity_section(&rows(&perplexity, &size), &rows(&all_runs, &size)),
+            perplexity_section(
+                &rows(&perplexity, &size),
+                &rows(&all_runs, &size),
+                &literature::none_of(&rows(&published, &size), &size),
+            ),
             ablations_section(&rows(&ablations, &size)),
             answers::effects_section(&rows(&effects, &size)),
             answers::recovery_section(&rows(&recovery, &size)),
@@ -56,6 +62,7 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
             throughput_section(&rows(&throughput, &size)),
             answers::speedup_section(&rows(&throughput, &size)),
             memory_section(&rows(&memory, &size)),
+            literature::section(&rows(&published, &size)),
         ];
         Chapter {
             conditions: conditions(&rows(&all_runs, &size), &rows(&perplexity, &size)),
@@ -192,7 +199,11 @@ fn conditions(runs: &[Cells<'_>], methods: &[Cells<'_>]) -> String {
     format!("{first}{}.\n\n{}", letters.as_str(), recipe(runs))
 }
 
-fn perplexity_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<Section> {
+fn perplexity_section(
+    rows: &[Cells<'_>],
+    runs: &[Cells<'_>],
+    unpublished: &str,
+) -> Option<Section> {
     let reference = reference(rows);
     let published = rows
         .iter()
@@ -215,7 +226,7 @@ fn perplexity_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<Section>
         }
         table.rows.push(cells);
     }
-    let notes = not_complete(rows, runs) + &differences(rows) + &published_note(rows);
+    let notes = not_complete(rows, runs) + &differences(rows) + &published_note(rows) + unpublished;
     Some(Section {
         title: "Perplexity".into(),
         from: "perplexity",

@@ -737,6 +737,68 @@ fn published_figures_stand_apart_and_only_where_the_paper_has_them() {
     assert!(!markdown(&ordinary().read()).contains("published"));
 }
 
+/// Figures of `full` at 60M in the literature: the paper's, GaLore's and four others'; the paper's code divided by one batch too
+/// many, of about 94 at 60M: 33.81 to the power of 95/94 is 35.1. A rank of 8 has no figure.
+#[test]
+fn each_published_figure_of_what_was_trained_stands_beside_ours() {
+    let suite = Suite::new();
+    for seed in 0..2 {
+        suite.complete("60m", "full", seed, 3.5 + 0.01 * seed as f64);
+        suite.complete_row(
+            results::record::RowKeys {
+                rank: Some(8),
+                ..row("60m", "relora", seed)
+            },
+            3.6,
+            &[evaluation(20, 3.6)],
+        );
+        suite.complete("nano", "full", seed, 4.0);
+    }
+    let runs = suite.read();
+    let frame = runs.published();
+    let sources = column_of_text(&frame, "published_source");
+    assert!(
+        sources[0].starts_with("ReLoRA") && sources[1].starts_with("GaLore"),
+        "{sources:?}"
+    );
+    assert_eq!(sources.len(), 6, "{sources:?}");
+    assert!(
+        column_of_text(&frame, "method")
+            .iter()
+            .all(|method| method == "full")
+    );
+    assert_eq!(column_of_text(&frame, "size"), ["60m"; 6]);
+    assert_eq!(number(&frame, "full", "published_perplexity"), Some(33.81));
+    assert_eq!(text(&frame, "full", "published_dialect"), "paper-2023-05");
+    assert_eq!(
+        number(&frame, "full", "published_corrected_low"),
+        Some(35.1)
+    );
+    // exp of the mean of 3.50 and 3.51
+    let ours = number(&frame, "full", "perplexity").unwrap_or(f64::NAN);
+    assert!((ours - 3.505_f64.exp()).abs() < 1e-9, "{ours}");
+
+    let report = markdown(&runs);
+    let [nano, large] = ["## nano", "## 60m"].map(|chapter| {
+        let rest = report.split(chapter).nth(1).unwrap_or_default();
+        rest.split("\n## ").next().unwrap_or_default()
+    });
+    let line = "- Published figures: none, since none of the papers has a network of this size.";
+    assert!(
+        nano.contains(line) && !nano.contains("### Published"),
+        "{nano}"
+    );
+    assert!(large.contains("### Published figures"), "{large}");
+    assert!(
+        large.contains("|     33.81 |      35.1 | another | [1]    |"),
+        "{large}"
+    );
+    assert!(
+        large.contains("the true loss is the published one times (N + 1) / N"),
+        "{large}"
+    );
+}
+
 /// Frames that differ in time and memory only are equal bytes once the volatile columns are gone.
 #[test]
 fn equal_runs_give_equal_bytes_without_the_volatile_columns() {
