@@ -389,6 +389,128 @@ fn the_order_of_tables_is_the_profile_s_and_small_text_is_said_to_be_small() {
     assert!(ended.stderr.contains(several), "{}", ended.stderr);
 }
 
+/// Validation losses of `full` by seed.
+fn losses_of_full(world: &World, suite: &str) -> Vec<f64> {
+    let runs = world.succeed(&["tables", suite, "--table", "runs", "--json"]);
+    let runs: Value = serde_json::from_str(&runs.stdout).expect("JSON");
+    let runs = runs.as_array().expect("a list");
+    runs.iter()
+        .filter(|run| run["method"] == "full")
+        .map(|run| run["validation_loss"].as_f64().expect("a loss"))
+        .collect()
+}
+
+#[test]
+fn two_suites_are_compared_by_the_seeds_of_both_where_they_read_the_same_text() {
+    let world = World::new();
+    let make = |out, more: &[&str]| world.succeed(&World::suite(out, more));
+    make("a", &["--only", "full,lora", "--seeds", "1-2"]);
+    let rate = ["--set", "settings.learning_rate=6e-3"];
+    make(
+        "b",
+        &[&["--only", "full,relora", "--seeds", "1-2"], &rate[..]].concat(),
+    );
+    let report = world.succeed(&["report", "a", "b"]).stdout;
+    for said in [
+        "- A: `a`, 4 of 4 runs complete.",
+        "- `learning_rate`: 0.003 in A, 0.006 in B",
+        "- A: `lora` at tiny",
+        "- B: `relora` at tiny",
+    ] {
+        assert!(report.contains(said), "{said} in\n{report}");
+    }
+    // The mean of the two differences, to the digits that its interval leaves.
+    let [a, b] = ["a", "b"].map(|suite| losses_of_full(&world, suite));
+    let mean = (b[0] - a[0] + b[1] - a[1]) / 2.0;
+    let row = report.lines().find(|line| line.starts_with("| `full`"));
+    let cells: Vec<&str> = row.expect("a row").split('|').map(str::trim).collect();
+    let shown = cells[4].split(' ').next().expect("a number");
+    let decimals = shown.split('.').nth(1).map_or(0, str::len) as i32;
+    let found: f64 = shown.parse().expect("a number");
+    assert!(
+        (found - mean).abs() <= 0.5001 * 10_f64.powi(-decimals),
+        "{mean} in\n{report}"
+    );
+    let written = ["report", "a", "b", "--output", "both.md"];
+    assert_eq!(world.succeed(&written).stdout, "both.md\n");
+    let both = fs::read_to_string(world.path("both.md")).expect("a report");
+    assert_eq!(both, report);
+
+    // Rows of another length are other validation rows, and another text is another text.
+    make(
+        "short",
+        &["--only", "full", "--set", "settings.sequence_length=8"],
+    );
+    fs::write(world.path("other.jsonl"), crate::support::corpus(300)).expect("written");
+    let other = World::suite("other", &["--only", "full"]);
+    let other: Vec<&str> = (other.iter())
+        .map(|word| {
+            if *word == "corpus.jsonl" {
+                "other.jsonl"
+            } else {
+                *word
+            }
+        })
+        .collect();
+    world.succeed(&other);
+    make("lora", &["--only", "low-rank"]);
+    for (with, says) in [
+        (
+            "short",
+            &["at tiny they have sequence_length = 16 and 8;"][..],
+        ),
+        (
+            "other",
+            &[
+                "data.hash = ",
+                ", training = ",
+                ", validation = ",
+                " and \"",
+            ],
+        ),
+        (
+            "lora",
+            &[
+                "a and lora have no method of a size in common: the first has tiny full, tiny lora, the second tiny low-rank",
+            ],
+        ),
+        ("nowhere", &["nowhere is not a suite"]),
+    ] {
+        let refused = world.run(&["report", "a", with, "--output", "refused.md"]);
+        assert_eq!(refused.code, Some(2), "{refused:#?}");
+        for said in says {
+            assert!(refused.stderr.contains(said), "{said} in {refused:#?}");
+        }
+        assert!(!world.path("refused.md").exists());
+    }
+    let as_html = world.run(&["report", "a", "b", "--output", "both.html"]);
+    assert_eq!(as_html.code, Some(2), "{as_html:#?}");
+    let says = "--output both.html: two suites are compared in Markdown";
+    assert!(as_html.stderr.contains(says), "{as_html:#?}");
+}
+
+#[test]
+fn a_suite_is_watched_from_another_terminal_until_it_ends() {
+    let world = World::new();
+    let long = long(4000);
+    let set: Vec<&str> = long.iter().map(String::as_str).collect();
+    let arguments = World::suite("out", &[&set[..], &["--only", "full"]].concat());
+    let suite = world.command(&arguments).spawn().expect("it starts");
+    let metrics = world.path("out/tiny-full-seed1/metrics.jsonl");
+    crate::support::patiently(|| fs::metadata(&metrics).ok().filter(|it| it.len() > 0));
+    let watched = world.succeed(&["status", "out", "--watch"]).stdout;
+    assert_eq!(crate::support::ended(suite).code, Some(0));
+    let (before, after) = watched
+        .split_once("\nout: 1 running\n")
+        .unwrap_or_else(|| panic!("{watched}"));
+    assert!(
+        before.contains("tiny-full-seed1  running") && before.contains("/4000"),
+        "{watched}"
+    );
+    assert!(before.contains("tokens/s, about "), "{watched}");
+    assert!(after.ends_with("\nout: 1 complete\n"), "{watched}");
+}
+
 #[test]
 fn threads_and_jobs_change_no_bit() {
     let world = World::new();

@@ -59,7 +59,7 @@ pub enum Command {
     Tables(TablesOptions),
     /// Take apart what the runs of a suite have trained: singular values, ranks, angles
     Spectra(SpectraOptions),
-    /// Write a report of a suite as one Markdown file
+    /// Write a report of a suite, or of what differs between two, as one Markdown file
     Report(ReportOptions),
     /// Hold what is claimed of ReLoRA against a suite: reproduced, refuted, underpowered or not tested
     Claims(ClaimsOptions),
@@ -308,6 +308,9 @@ pub struct ExplainOptions {
 pub struct ReportOptions {
     #[command(flatten)]
     pub read: ReadOptions,
+    /// Another suite on the same text: print what differs between the two instead, as Markdown
+    #[arg(value_name = "OTHER")]
+    pub other: Option<PathBuf>,
     /// A single file to write instead, HTML, LaTeX or Markdown by its ending (.html, .tex, .md), - for Markdown on standard
     /// output [default: <suite>/tables/report.html, with all tables and figures beside it]
     #[arg(long, value_name = "FILE")]

@@ -22,6 +22,7 @@ pub mod export;
 pub mod plan;
 pub mod report;
 mod request;
+mod side_by_side;
 pub mod spectra;
 pub mod status;
 pub mod tables;

@@ -375,10 +375,7 @@ impl Cell {
     /// trains nothing, and how an update is divided only rounds, but for dropout.
     #[must_use]
     pub fn shared_by_method(&self) -> serde_json::Value {
-        let mut shared = self.determines();
-        if let Some(shared) = shared.as_object_mut() {
-            shared.remove("seed");
-        }
+        let mut shared = self.without_seed();
         if let Some(settings) = shared["settings"].as_object_mut() {
             settings.remove("log_every");
             settings.remove("evaluate_every");
@@ -389,6 +386,16 @@ impl Cell {
             }
         }
         shared
+    }
+
+    /// All that determines the run's numbers but its seed.
+    #[must_use]
+    pub fn without_seed(&self) -> serde_json::Value {
+        let mut determines = self.determines();
+        if let Some(determines) = determines.as_object_mut() {
+            determines.remove("seed");
+        }
+        determines
     }
 
     /// The `full` run whose checkpoint after `warm_start_steps` this one may start from.

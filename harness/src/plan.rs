@@ -377,10 +377,39 @@ fn named(budget: Option<&str>) -> String {
     }
 }
 
+/// A field in which two `determines` differ, with both values as a person wants to see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Names from the outside in, with dots between.
+    pub field: String,
+    /// The first value.
+    pub old: String,
+    /// The second.
+    pub new: String,
+}
+
 /// The fields in which two `determines` differ, each `field = old, not new`.
 #[must_use]
 pub fn differences(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
-    fn walk(path: &str, old: &serde_json::Value, new: &serde_json::Value, found: &mut Vec<String>) {
+    let told = |Difference { field, old, new }| {
+        let remark = match field.as_str() {
+            "data.hash" => " (another text or tokenizer: see --data)",
+            _ => "",
+        };
+        format!("{field} = {old}, not {new}{remark}")
+    };
+    differing(old, new).into_iter().map(told).collect()
+}
+
+/// The fields in which two `determines` differ.
+#[must_use]
+pub fn differing(old: &serde_json::Value, new: &serde_json::Value) -> Vec<Difference> {
+    fn walk(
+        path: &str,
+        old: &serde_json::Value,
+        new: &serde_json::Value,
+        found: &mut Vec<Difference>,
+    ) {
         if let (Some(left), Some(right)) = (old.as_object(), new.as_object()) {
             let keys = left
                 .keys()
@@ -401,11 +430,8 @@ pub fn differences(old: &serde_json::Value, new: &serde_json::Value) -> Vec<Stri
             }
         } else if old != new {
             let [old, new] = [old, new].map(brief);
-            let remark = match path {
-                "data.hash" => " (another text or tokenizer: see --data)",
-                _ => "",
-            };
-            found.push(format!("{path} = {old}, not {new}{remark}"));
+            let field = path.to_owned();
+            found.push(Difference { field, old, new });
         }
     }
     let mut found = Vec::new();

@@ -4,6 +4,7 @@
 //! return polars frames whose rows and columns have a stable order: sizes by parameters, methods as planned, seeds ascending.
 //! A run is never left out: one that diverged, failed, stopped or waits is a row, and a mean says how many seeds it lacks.
 
+mod between;
 mod build;
 mod columns;
 mod compare;
@@ -17,6 +18,7 @@ mod read;
 mod recovery;
 mod tables;
 
+pub use between::{Between, Side, between, only_in};
 pub use columns::{Description, VOLATILE_COLUMNS, VOLATILE_ROWS, describe};
 pub use compare::SeedsNeeded;
 pub(crate) use compare::{BETTER_ALONE, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE, pair};

@@ -1,6 +1,7 @@
 //! Frames to files and text. Every file is written beside its place and renamed, so that nobody ever reads half of one.
 
 mod cells;
+mod comparison;
 pub mod csv;
 mod figures;
 mod html;
@@ -12,6 +13,7 @@ mod sections;
 mod table;
 mod text;
 
+pub use comparison::{DifferentSetting, comparison};
 pub use html::About;
 pub use json::json;
 pub use latex::latex;

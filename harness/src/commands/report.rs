@@ -1,11 +1,11 @@
-//! `relora report`: a suite as one file to open, to send, or to put beside a paper.
+//! `relora report`: a suite as one file to open, to send, or to put beside a paper; or two suites beside each other.
 
 use std::path::Path;
 
 use anyhow::anyhow;
 use results::render;
 
-use super::{print, suite_directory, tables};
+use super::{print, side_by_side, suite_directory, tables};
 use crate::cli::ReportOptions;
 use crate::exit::{Exit, UserError};
 use crate::files;
@@ -13,9 +13,12 @@ use crate::files;
 /// Writes the report and prints where it is, or prints it where `-` is asked for. The name of the file says what it is to be.
 ///
 /// # Errors
-/// A suite that is not there or cannot be read, a file that cannot be written.
+/// A suite that is not there or cannot be read, two that cannot be compared, a file that cannot be written.
 pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
     let suite = suite_directory(options.read.suite.as_deref())?;
+    if let Some(other) = &options.other {
+        return of_two([&suite, other], options.output.as_deref());
+    }
     let runs = tables::runs(&suite)?;
     let Some(path) = options.output else {
         let folder = tables::write(&runs, &suite).map_err(|error| {
@@ -41,7 +44,34 @@ pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
             return Err(UserError::new(message).into());
         }
     };
-    files::write_atomically(&path, report.as_bytes()).map_err(|error| {
+    write(&path, &report)
+}
+
+/// Of two suites there is Markdown, which is printed where no file is named.
+fn of_two([suite, other]: [&Path; 2], output: Option<&Path>) -> anyhow::Result<Exit> {
+    let file = output.filter(|path| *path != Path::new("-"));
+    if let Some(path) = file
+        && let Some("html" | "htm" | "tex") = path.extension().and_then(|it| it.to_str())
+    {
+        let message = format!(
+            "--output {}: two suites are compared in Markdown; name a file that ends in .md",
+            path.display()
+        );
+        return Err(UserError::new(message).into());
+    }
+    let other = suite_directory(Some(other))?;
+    let report = side_by_side::report([suite, &other])?;
+    match file {
+        Some(path) => write(path, &report),
+        None => {
+            print(&report)?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+fn write(path: &Path, report: &str) -> anyhow::Result<Exit> {
+    files::write_atomically(path, report.as_bytes()).map_err(|error| {
         anyhow!("{error}; --output names another file, and --output - prints it")
     })?;
     print(&path.display().to_string())?;

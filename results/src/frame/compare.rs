@@ -58,12 +58,21 @@ impl Runs {
         needed.collect()
     }
 
+    /// The methods of all sizes, in the order of the tables.
+    pub(super) fn groups(&self) -> Vec<Group<'_>> {
+        let runs: Vec<&Run> = self.iter().collect();
+        runs.chunk_by(|left, right| {
+            left.row.size == right.row.size && left.row.method == right.row.method
+        })
+        .map(|runs| Group {
+            runs: runs.to_vec(),
+        })
+        .collect()
+    }
+
     /// Groups of every size, each compared with the group that stands for `reference` at that size, by the losses at the end.
     pub(super) fn compared(&self, reference: &str) -> Vec<Compared<'_>> {
-        self.compared_by(reference, &|group, reference| {
-            let loss = |result: &RunResult| result.validation_loss;
-            pair(&group.values(loss), &reference.values(loss))
-        })
+        self.compared_by(reference, &final_losses)
     }
 
     /// The same by other losses, which a group and its reference have seed by seed.
@@ -81,6 +90,12 @@ impl Runs {
 
 /// Losses of two methods by the seeds that both have, in their order.
 pub(super) type Losses = (Vec<f64>, Vec<f64>);
+
+/// Those at the end, of the seeds that both completed.
+pub(super) fn final_losses(group: &Group<'_>, reference: &Group<'_>) -> Losses {
+    let loss = |result: &RunResult| result.validation_loss;
+    pair(&group.values(loss), &reference.values(loss))
+}
 
 /// The runs of one method at one size, seeds ascending; never empty.
 #[derive(Clone)]

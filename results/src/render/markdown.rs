@@ -49,7 +49,8 @@ pub(super) fn standing(runs: &Runs) -> String {
     text
 }
 
-fn counted(runs: &Runs) -> String {
+/// How many runs stand where, as a line.
+pub(super) fn counted(runs: &Runs) -> String {
     let counts = runs.counts();
     let all: usize = counts.iter().map(|(_, count)| count).sum();
     if all == 0 {
