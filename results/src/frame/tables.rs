@@ -3,8 +3,10 @@
 use super::build::{column, estimate, interval, keys, seeds, switches, table};
 use super::compare::{Compared, p_value};
 use super::curve::{flops_per_update, own_flops};
+use super::literature::published;
+use super::prices::prices;
 use super::{Run, Runs};
-use crate::published::{self, Published};
+use crate::published::{self as literature, Published};
 use crate::record::{
     AnglesRecord, PlannedMemory, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord,
 };
@@ -16,17 +18,18 @@ impl Runs {
     /// Every table with its name, in the order in which they are written.
     #[must_use]
     pub fn frames(&self) -> Vec<(&'static str, DataFrame)> {
+        let beside_full = self.compared("full");
         vec![
             ("runs", self.runs()),
-            ("perplexity", self.perplexity()),
+            ("perplexity", perplexity(&beside_full)),
             ("ablations", self.ablations()),
             ("effects", self.effects()),
             ("recovery", self.recovery()),
-            ("prices", self.prices()),
+            ("prices", prices(&beside_full)),
             ("equal", self.equal()),
-            ("published", self.published()),
-            ("throughput", self.throughput()),
-            ("memory", self.memory()),
+            ("published", published(&beside_full)),
+            ("throughput", throughput(&beside_full)),
+            ("memory", memory(&beside_full)),
             ("curves", self.curves()),
             ("events", self.events()),
             ("spectra", self.spectra()),
@@ -135,20 +138,7 @@ impl Runs {
     /// One row for each method and size: perplexity over the seeds that ran to their end, and the difference from `full`.
     #[must_use]
     pub fn perplexity(&self) -> DataFrame {
-        let rows = self.compared("full");
-        let mut columns = keys(&rows, |row| row.group.row());
-        columns.extend(seeds(&rows, |row| &row.group));
-        columns.push(column("tokens_seen", &rows, |row| row.group.tokens_seen()));
-        columns.extend(estimate("validation_loss", &rows, Compared::loss));
-        columns.extend(interval("perplexity", &rows, |row| {
-            row.loss().map(|loss| loss.map(f64::exp))
-        }));
-        columns.push(column("interval_level", &rows, |_| LEVEL));
-        columns.extend(comparisons(&rows, |row| row));
-        columns.extend(published_columns(&rows, |row| {
-            published::main_table(row.group.row())
-        }));
-        table(columns)
+        perplexity(&self.compared("full"))
     }
 
     /// One row for each method and size: its switches, its validation loss, and the difference from `relora`.
@@ -165,7 +155,7 @@ impl Runs {
         columns.push(column("interval_level", &rows, |_| LEVEL));
         columns.extend(comparisons(&rows, |row| row));
         columns.extend(published_columns(&rows, |row| {
-            published::ablation_table(row.group.row())
+            literature::ablation_table(row.group.row())
         }));
         table(columns)
     }
@@ -173,72 +163,13 @@ impl Runs {
     /// One row for each method and size: speed and time over the seeds that ran to their end, and the ratio to `full`.
     #[must_use]
     pub fn throughput(&self) -> DataFrame {
-        let rows = self.compared("full");
-        let mut columns = keys(&rows, |row| row.group.row());
-        columns.extend(seeds(&rows, |row| &row.group));
-        columns.extend(estimate("tokens_per_second", &rows, |row| {
-            row.group.mean(tokens_per_second)
-        }));
-        columns.extend(interval("tokens_per_second_ratio", &rows, |row| {
-            row.ratio(tokens_per_second)
-        }));
-        columns.extend(estimate("training_seconds", &rows, |row| {
-            row.group.mean(|result| Some(result.training_seconds))
-        }));
-        columns.extend(estimate("wall_seconds", &rows, |row| {
-            row.group.mean(wall_seconds)
-        }));
-        columns.extend(interval("wall_seconds_ratio", &rows, |row| {
-            row.ratio(wall_seconds)
-        }));
-        columns.extend(interval("training_seconds_ratio", &rows, |row| {
-            row.ratio(|result| Some(result.training_seconds))
-        }));
-        columns.extend([
-            column("flops", &rows, |row| row.group.row().flops),
-            column("flops_ratio", &rows, |row| {
-                row.ratio_of_rows(|row| row.flops)
-            }),
-            column("flops_per_token_ratio", &rows, flops_per_token_ratio),
-            column("interval_level", &rows, |_| LEVEL),
-        ]);
-        columns.push(reference(&rows, |row| row));
-        table(columns)
+        throughput(&self.compared("full"))
     }
 
     /// One row for each method and size: parameters, bytes by class and the peak, and the ratio to `full`.
     #[must_use]
     pub fn memory(&self) -> DataFrame {
-        let rows = self.compared("full");
-        let mut columns = keys(&rows, |row| row.group.row());
-        columns.extend(seeds(&rows, |row| &row.group));
-        columns.extend([
-            column("total_parameters", &rows, |row| {
-                row.group.row().total_parameters
-            }),
-            column("trainable_parameters", &rows, |row| {
-                row.group.row().trainable_parameters
-            }),
-            column("weight_bytes", &rows, |row| {
-                row.group.largest(|result| result.weight_bytes)
-            }),
-            column("optimizer_state_bytes", &rows, |row| {
-                row.group.largest(|result| result.optimizer_state_bytes)
-            }),
-            column("optimizer_state_ratio", &rows, |row| {
-                row.optimizer_state_ratio()
-            }),
-        ]);
-        columns.extend(estimate("peak_memory_bytes", &rows, |row| {
-            row.group.mean(peak_memory_bytes)
-        }));
-        columns.extend(interval("peak_memory_ratio", &rows, |row| {
-            row.ratio(peak_memory_bytes)
-        }));
-        columns.extend(planned(&rows));
-        columns.push(column("interval_level", &rows, |_| LEVEL));
-        columns.push(reference(&rows, |row| row));
-        table(columns)
+        memory(&self.compared("full"))
     }
 
     /// Loss against tokens in long form: one row for each logged training step and each evaluation of each run.
@@ -422,6 +353,87 @@ impl Runs {
         ]);
         table(columns)
     }
+}
+
+fn perplexity(rows: &[Compared<'_>]) -> DataFrame {
+    let mut columns = keys(rows, |row| row.group.row());
+    columns.extend(seeds(rows, |row| &row.group));
+    columns.push(column("tokens_seen", rows, |row| row.group.tokens_seen()));
+    columns.extend(estimate("validation_loss", rows, Compared::loss));
+    columns.extend(interval("perplexity", rows, |row| {
+        row.loss().map(|loss| loss.map(f64::exp))
+    }));
+    columns.push(column("interval_level", rows, |_| LEVEL));
+    columns.extend(comparisons(rows, |row| row));
+    columns.extend(published_columns(rows, |row| {
+        literature::main_table(row.group.row())
+    }));
+    table(columns)
+}
+
+fn throughput(rows: &[Compared<'_>]) -> DataFrame {
+    let mut columns = keys(rows, |row| row.group.row());
+    columns.extend(seeds(rows, |row| &row.group));
+    columns.extend(estimate("tokens_per_second", rows, |row| {
+        row.group.mean(tokens_per_second)
+    }));
+    columns.extend(interval("tokens_per_second_ratio", rows, |row| {
+        row.ratio(tokens_per_second)
+    }));
+    columns.extend(estimate("training_seconds", rows, |row| {
+        row.group.mean(|result| Some(result.training_seconds))
+    }));
+    columns.extend(estimate("wall_seconds", rows, |row| {
+        row.group.mean(wall_seconds)
+    }));
+    columns.extend(interval("wall_seconds_ratio", rows, |row| {
+        row.ratio(wall_seconds)
+    }));
+    columns.extend(interval("training_seconds_ratio", rows, |row| {
+        row.ratio(|result| Some(result.training_seconds))
+    }));
+    columns.extend([
+        column("flops", rows, |row| row.group.row().flops),
+        column("flops_ratio", rows, |row| {
+            row.ratio_of_rows(|row| row.flops)
+        }),
+        column("flops_per_token_ratio", rows, flops_per_token_ratio),
+        column("interval_level", rows, |_| LEVEL),
+    ]);
+    columns.push(reference(rows, |row| row));
+    table(columns)
+}
+
+fn memory(rows: &[Compared<'_>]) -> DataFrame {
+    let mut columns = keys(rows, |row| row.group.row());
+    columns.extend(seeds(rows, |row| &row.group));
+    columns.extend([
+        column("total_parameters", rows, |row| {
+            row.group.row().total_parameters
+        }),
+        column("trainable_parameters", rows, |row| {
+            row.group.row().trainable_parameters
+        }),
+        column("weight_bytes", rows, |row| {
+            row.group.largest(|result| result.weight_bytes)
+        }),
+        column("optimizer_state_bytes", rows, |row| {
+            row.group.largest(|result| result.optimizer_state_bytes)
+        }),
+        column("optimizer_state_ratio", rows, |row| {
+            row.optimizer_state_ratio()
+        }),
+    ]);
+    columns.extend(estimate("peak_memory_bytes", rows, |row| {
+        row.group.mean(peak_memory_bytes)
+    }));
+    columns.extend(interval("peak_memory_ratio", rows, |row| {
+        row.ratio(peak_memory_bytes)
+    }));
+    columns.extend(planned(rows));
+    columns.push(column("interval_level", rows, |_| LEVEL));
+    columns.push(reference(rows, |row| row));
+    table(columns)
 }
 
 fn quantity(record: &SpectrumRecord) -> &'static str {
