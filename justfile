@@ -17,6 +17,10 @@ smoke *OPTIONS:
 ablations *OPTIONS:
     cargo bench-all --profile ablations-laptop {{OPTIONS}}
 
+# every method's learning rate with the same effort, at laptop size; leaves a profile with what was chosen; a quarter of an hour
+tune *OPTIONS:
+    cargo relora tune --profile laptop {{OPTIONS}}
+
 # all tests
 test *OPTIONS:
     cargo test-all {{OPTIONS}}

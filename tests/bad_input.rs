@@ -137,6 +137,72 @@ const CASES: &[Case] = &[
         says: &["`own`", "lacks intermediate, layers, heads"],
     },
     Case {
+        what: "a tuning by a seed that the profile uses",
+        prepare: NOTHING,
+        arguments: "tune --profile laptop --device cpu --set tune.seeds=[101,2]",
+        code: 2,
+        says: &[
+            "tune.seeds",
+            "[101, 2]",
+            "seed 2 is one of the profile's own",
+        ],
+    },
+    Case {
+        what: "a tuning that the profile does not declare",
+        prepare: NOTHING,
+        arguments: "tune --profile smoke --device cpu",
+        code: 2,
+        says: &["profile `smoke`", "`tune.space`", "learning_rate = { low"],
+    },
+    Case {
+        what: "a tuning of a method that is not there",
+        prepare: NOTHING,
+        arguments: "tune --profile laptop --device cpu --only reolra",
+        code: 2,
+        says: &["--only reolra", "profile `laptop`", "did you mean `relora`"],
+    },
+    Case {
+        what: "no point to try",
+        prepare: NOTHING,
+        arguments: "tune --profile laptop --device cpu --points 0",
+        code: 2,
+        says: &["--points 0", "between 1 and 200"],
+    },
+    Case {
+        what: "a rate that is tuned and set",
+        prepare: NOTHING,
+        arguments: "tune --profile laptop --device cpu --set learning_rate=1e-3",
+        code: 2,
+        says: &[
+            "--set",
+            "learning_rate = 0.001",
+            "tune.space.learning_rate.low",
+        ],
+    },
+    Case {
+        what: "a profile to write in place of a person's",
+        prepare: |world| {
+            fs::write(world.path("mine.toml"), "extends = \"laptop\"\n").expect("written")
+        },
+        arguments: "tune --profile mine.toml --device cpu --output mine.toml",
+        code: 2,
+        says: &["mine.toml", "is there already", "another --output"],
+    },
+    Case {
+        what: "a method tuned from one that is tuned",
+        prepare: |world| {
+            fs::write(
+                world.path("mine.toml"),
+                "extends = \"smoke\"\nmethods = [\"b\"]\n[method.a]\ntuned_from = \"full\"\n\
+                 [method.b]\ntuned_from = \"a\"\n",
+            )
+            .expect("written")
+        },
+        arguments: "bench-all --profile mine.toml --device cpu",
+        code: 2,
+        says: &["mine.toml:6:1", "method.b.tuned_from", "not tuned itself"],
+    },
+    Case {
         what: "a list of nothing",
         prepare: |world| {
             fs::write(

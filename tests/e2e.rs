@@ -20,6 +20,7 @@ fn help_reads_as_it_did() {
         "bench-all",
         "plan",
         "train",
+        "tune",
         "status",
         "tables",
         "report",

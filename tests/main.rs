@@ -11,3 +11,4 @@ mod resume;
 mod spectra;
 mod support;
 mod tensorboard;
+mod tune;

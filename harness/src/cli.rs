@@ -21,6 +21,7 @@ Examples:
   relora bench-all --data my-text.jsonl.gz     on a text of your own
   relora plan --profile paper --data c4        what would run and what it would cost
   relora train --size mini --method relora     one run by flags
+  relora tune --profile laptop                 learning rates, each method with the same effort
   relora tables --json                         the tables of the newest suite, for a program
   relora export RUN model                      a run as a folder for Hugging Face's transformers
   relora bench-step --size 9m --method relora  how fast this machine trains, and in how much memory
@@ -53,6 +54,9 @@ pub enum Command {
     /// Train one cell by flags
     #[command(override_usage = TRAIN_USAGE, after_help = EXIT_CODES)]
     Train(TrainOptions),
+    /// Tune every method alike: the same quasi-random points, shorter runs, seeds of their own; leaves a profile
+    #[command(after_help = EXIT_CODES)]
+    Tune(TuneOptions),
     /// Show how far a suite is
     Status(StatusOptions),
     /// Rebuild and print the tables of a suite
@@ -225,6 +229,47 @@ pub struct TrainOptions {
     #[arg(long)]
     pub print_config: bool,
     /// Print the tables as JSON at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `relora tune`
+#[derive(Args, Clone, Debug)]
+pub struct TuneOptions {
+    /// Profile whose methods are tuned as its [tune] says: laptop, or a TOML file [default: laptop; paper with CUDA]
+    #[arg(long, value_name = "NAME|FILE", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
+    pub profile: Option<String>,
+    /// Only these methods now; `*` matches anything; several with commas, or repeated
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    pub only: Vec<String>,
+    /// Points that are tried of each method; more of them later keep those that are done [default: the profile's]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    pub points: Option<u64>,
+    /// Directory of the suite of proxy runs [default: runs/<profile>-tune]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Profile to write, for bench-all; one that somebody has changed is not overwritten [default: <out>/<profile>-tuned.toml]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Override one value of the profile, e.g. tune.proxy.steps=1000; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<Assignment>,
+    #[command(flatten)]
+    pub place: PlaceOptions,
+    #[command(flatten)]
+    pub text: TextOptions,
+    /// Runs trained at the same time, sharing the cores [default: the profile's]
+    #[arg(long, value_name = "N", value_parser = jobs, allow_negative_numbers = true)]
+    pub jobs: Option<u64>,
+    /// Print the profile of the proxy runs, which `relora plan` prices, as TOML, and stop
+    #[arg(long)]
+    pub print_config: bool,
+    /// Print what was chosen as JSON at the end
     #[arg(long)]
     pub json: bool,
 }

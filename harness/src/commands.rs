@@ -27,6 +27,7 @@ pub mod spectra;
 pub mod status;
 pub mod tables;
 pub mod train;
+pub mod tune;
 pub mod worker;
 
 /// The folder that suites are made in.

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::BenchAll(options) => commands::bench_all::run(options),
         Command::Plan(options) => commands::plan::run(options),
         Command::Train(options) => commands::train::run(options),
+        Command::Tune(options) => commands::tune::run(options),
         Command::Status(options) => commands::status::run(options),
         Command::Tables(options) => commands::tables::run(options),
         Command::Explain(options) => commands::explain::run(options),

@@ -7,8 +7,9 @@ use crate::settings::{
     LossWeight, NetworkName, ScalingName, ScheduleName, Scope, Setting, Settings,
 };
 use models::{Network, cost};
-use results::record::{RowKeys, run_directory};
+use results::record::{RowKeys, Tuning, TuningPoint, run_directory};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A network's numbers as files write them.
@@ -135,6 +136,12 @@ pub struct Cell {
     /// The weights that it starts from; none for random ones.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub initial: Option<InitialWeights>,
+    /// The point of a tuning that it tries. Like `tuning` it is for the tables, and no part of what determines the run.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub point: Option<TuningPoint>,
+    /// How its method's settings were tuned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tuning: Option<Tuning>,
 }
 
 /// All cells of a profile: for each size the methods in the profile's order, each with all seeds, `full` before those that
@@ -204,7 +211,7 @@ fn cell(
     } else {
         None
     };
-    let cell = Cell {
+    let mut cell = Cell {
         size: size.into(),
         method: method.into(),
         preset: profile.preset(method)?,
@@ -223,11 +230,57 @@ fn cell(
         settings,
         warm_start,
         initial: surroundings.initial.clone(),
+        point: None,
+        tuning: None,
     };
     cell.algorithm().map_err(|error| {
         profile.wrong(size, method, error.key(&cell.settings), error.to_string())
     })?;
+    if let Some(of) = profile.point_of(method) {
+        cell.point = Some(TuningPoint {
+            values: tuned_values(profile, &cell.settings),
+            final_flops: final_flops(profile, size, &of, seed, surroundings)?,
+            of,
+        });
+    }
+    if let Some(tuning) = profile.tuning(size, method)? {
+        let values = tuned_values(profile, &cell.settings);
+        cell.tuning = Some(Tuning { values, ..tuning });
+    }
     Ok(cell)
+}
+
+/// The settings that a profile tunes, as far as a method uses them.
+fn tuned_values(profile: &Profile, settings: &Settings) -> BTreeMap<String, f64> {
+    let tuned = profile.tuned_settings();
+    let shown = settings.show().into_iter();
+    let used = shown.filter(|(key, _)| tuned.contains(key) && settings.uses(key));
+    used.filter_map(|(key, value)| Some((key.to_owned(), f64::read(&value)?)))
+        .collect()
+}
+
+/// FLOPs of one run of a method in the profile that is tuned: at this size or, where the proxy has a size of its own, at every
+/// size together. None where the profile of the proxy runs stands by itself.
+fn final_flops(
+    profile: &Profile,
+    size: &str,
+    method: &str,
+    seed: u64,
+    surroundings: &Surroundings,
+) -> Result<Option<f64>, ProfileError> {
+    let Some(tuned_for) = profile.tuned_for.as_deref() else {
+        return Ok(None);
+    };
+    let has_own_size = profile
+        .tune
+        .as_ref()
+        .is_some_and(|tune| tune.size.is_some());
+    let sizes = tuned_for.sizes.iter();
+    let flops: Result<Vec<f64>, ProfileError> = sizes
+        .filter(|other| has_own_size || *other == size)
+        .map(|size| Ok(cell(tuned_for, size, method, seed, surroundings)?.flops()))
+        .collect();
+    Ok(Some(flops?.iter().sum()))
 }
 
 impl ScheduleError {
@@ -425,6 +478,8 @@ impl Cell {
             hands_over: true,
             settings,
             warm_start: None,
+            point: None,
+            tuning: None,
             ..self.clone()
         })
     }
@@ -491,6 +546,8 @@ impl Cell {
             total_parameters: network.total_parameters(low_rank.as_ref()),
             trainable_parameters: network.trainable_parameters(low_rank.as_ref()),
             flops: self.flops(),
+            point: self.point.clone(),
+            tuning: self.tuning.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! extends comes before it, what the command line sets after it, so that one mechanism carries every layer and a message can name file, line
 //! and key whoever finds the fault. From least to most specific a key of a run is set by: the defaults, `[settings]`,
 //! `[size.S]`, the method's preset, the dialect, `[method.M]` and `[size.S.method.M]` (those of the preset's name before those
-//! of the method's own), and a bare `--set KEY=VALUE`.
+//! of the method's own), and a bare `--set KEY=VALUE`. How methods are tuned is read in `profile/tuning.rs`.
 
 use crate::algorithm::MethodSwitches;
 use crate::hugging_face::Config;
@@ -17,6 +17,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::Value;
 use toml::de::{DeTable, DeValue};
+
+mod tuning;
+
+use tuning::{COSTS, Declared, POINT_OF, TUNED_FROM};
+pub use tuning::{Choice, Dimension, Scale, Tune, tuned_name};
 
 /// The profiles that ship inside the binary.
 pub const BUILT_IN: &[(&str, &str)] = &[
@@ -266,6 +271,7 @@ const TOP_KEYS: &[&str] = &[
     "settings",
     "size",
     "method",
+    "tune",
 ];
 
 /// A checked profile.
@@ -291,6 +297,10 @@ pub struct Profile {
     pub data: Data,
     /// Where the runs start, if not at random weights.
     pub init_from: Option<InitFrom>,
+    /// How its methods are tuned, where it says so.
+    pub tune: Option<Tune>,
+    /// The profile that is tuned, of the profile of its proxy runs.
+    pub tuned_for: Option<Box<Profile>>,
     entries: Vec<Entry>,
 }
 
@@ -305,10 +315,14 @@ impl Profile {
         for assignment in assignments {
             entries.extend(parse_assignment(assignment)?);
         }
-        Profile::from_entries(stem, entries)
+        Profile::from_entries(stem, entries, None)
     }
 
-    fn from_entries(name: String, entries: Vec<Entry>) -> Result<Profile, ProfileError> {
+    fn from_entries(
+        name: String,
+        entries: Vec<Entry>,
+        tuned_for: Option<Profile>,
+    ) -> Result<Profile, ProfileError> {
         let mut profile = Profile {
             name,
             description: String::new(),
@@ -320,9 +334,12 @@ impl Profile {
             margin: None,
             data: Data::default(),
             init_from: None,
+            tune: None,
+            tuned_for: tuned_for.map(Box::new),
             entries: Vec::new(),
         };
         let mut init_from = None;
+        let mut tune = Declared::default();
         for entry in &entries {
             match entry.path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                 ["description"] => profile.description = entry.read()?,
@@ -341,6 +358,7 @@ impl Profile {
                 }
                 ["init_from"] => init_from = Some((PathBuf::from(entry.read::<String>()?), entry)),
                 ["data", key] => profile.set_data(key, entry)?,
+                ["tune", ref path @ ..] if !path.is_empty() => tune.set(path, entry)?,
                 ["settings", key]
                 | ["size", _, key]
                 | ["method", _, key]
@@ -355,7 +373,7 @@ impl Profile {
                         origin: entry.origin.to_string(),
                         key: entry.key(),
                         suggestion: if TOP_KEYS.contains(&key) {
-                            "must be data.KEY, settings.KEY, size.SIZE.KEY, method.METHOD.KEY or size.SIZE.method.METHOD.KEY"
+                            "must be data.KEY, tune.KEY, settings.KEY, size.SIZE.KEY, method.METHOD.KEY or size.SIZE.method.METHOD.KEY"
                                 .into()
                         } else if Settings::KEYS.iter().any(|(known, _)| *known == key) {
                             format!(
@@ -384,6 +402,7 @@ impl Profile {
                 Config::read(&directory).map_err(|error| entry.wrong(error.to_string()))?;
             profile.init_from = Some(InitFrom { directory, config });
         }
+        profile.tune = tune.read()?;
         profile.entries = entries;
         profile.check()?;
         Ok(profile)
@@ -449,6 +468,13 @@ impl Profile {
                 why: format!("{seed} is there twice"),
             });
         }
+        // What speaks against them names the flag.
+        let typed: Vec<String> = seeds.iter().map(u64::to_string).collect();
+        self.entries.push(Entry {
+            path: vec!["seeds".into()],
+            value: Value::Array(seeds.iter().map(Setting::show).collect()),
+            origin: Origin::Flag(format!("--seeds {}", typed.join(","))),
+        });
         self.seeds = seeds;
         self.check()
     }
@@ -482,6 +508,9 @@ impl Profile {
                     names.extend(Network::names());
                     names.extend(shaped.then_some(size));
                 }
+                // What was set for the profile that is tuned was judged there.
+                let tuned_for = self.tuned_for.iter().flat_map(|profile| &profile.sizes);
+                names.extend(tuned_for.map(String::as_str));
                 self.check_section("size", size, &names, entry)?;
             }
             if let Some(method) = method {
@@ -495,6 +524,8 @@ impl Profile {
                         );
                     }
                     names.extend(self.followed());
+                    let tuned_for = self.tuned_for.iter().flat_map(|profile| &profile.methods);
+                    names.extend(tuned_for.map(String::as_str));
                     let mut seen = BTreeSet::new();
                     names.retain(|name| seen.insert(*name));
                 } else {
@@ -590,6 +621,7 @@ impl Profile {
                 self.settings(size, method)?;
             }
         }
+        self.check_tuned()?;
         self.check_sections()
     }
 
@@ -640,8 +672,11 @@ impl Profile {
     /// The preset that a method is, or is derived from.
     ///
     /// # Errors
-    /// A method that is neither a preset nor has `preset` in its section.
+    /// A method that is neither a preset nor says in its section what it is derived from.
     pub fn preset(&self, method: &str) -> Result<String, ProfileError> {
+        if let Some((from, _)) = self.derived_from(method)? {
+            return self.preset(&from);
+        }
         let entry = self
             .entries
             .iter()
@@ -677,7 +712,7 @@ impl Profile {
         let presets = self
             .entries
             .iter()
-            .filter(|entry| entry.path.len() == 3 && entry.path[2] == "preset");
+            .filter(|entry| entry.path.len() == 3 && DERIVATIONS.contains(&entry.path[2].as_str()));
         presets.map(|entry| entry.path[1].as_str()).collect()
     }
 
@@ -824,7 +859,10 @@ impl Profile {
                 let Some((key, prefix)) = entry.path.split_last() else {
                     continue;
                 };
-                if prefix != path || key == "preset" {
+                if prefix != path
+                    || DERIVATIONS.contains(&key.as_str())
+                    || COSTS.contains(&key.as_str())
+                {
                     continue;
                 }
                 if let Some(Err(expected)) = settings.set(key, &entry.value) {
@@ -851,7 +889,10 @@ impl Profile {
             dialect.map_or_else(Vec::new, |dialect| dialect.layer(&preset)),
         );
         // A method derived from another takes over what the profile says of that one.
-        let mut names = vec![preset.as_str(), method];
+        let from = self.derived_from(method)?.map(|(from, _)| from);
+        let mut names = vec![preset.as_str()];
+        names.extend(from.as_deref());
+        names.push(method);
         names.dedup();
         for name in &names {
             lay(&mut settings, &["method", name])?;
@@ -959,23 +1000,36 @@ impl Profile {
             Value::Array(self.seeds.iter().map(Setting::show).collect()),
         );
         for entry in self.entries.iter().filter(bare) {
-            let key = entry.path[0].as_str();
-            let shared = Self::size_keys().contains(&key);
-            for size in &self.sizes {
-                // In the most specific section that the key may stand in.
-                let methods = self.methods.iter().map(String::as_str);
-                let of_methods = methods
-                    .chain(self.followed())
-                    .filter(|_| !shared)
-                    .map(|method| vec!["size", size, "method", method, key]);
-                let of_size = shared.then(|| vec!["size", size, key]);
-                for path in of_methods.chain(of_size) {
-                    let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
-                    insert(&mut root, &path, entry.value.clone());
-                }
+            for path in self.sections_of(entry) {
+                insert(&mut root, &path, entry.value.clone());
             }
         }
         toml::to_string(&root).unwrap_or_default() + &self.resolved()
+    }
+
+    /// Where a value stands in a file that means the same: of a bare `--set` in the most specific section that the key may stand
+    /// in, for each size and method.
+    fn sections_of(&self, entry: &Entry) -> Vec<Vec<String>> {
+        let [key] = entry.path.as_slice() else {
+            return vec![entry.path.clone()];
+        };
+        let key = key.as_str();
+        if TOP_KEYS.contains(&key) {
+            return vec![entry.path.clone()];
+        }
+        let shared = Self::size_keys().contains(&key);
+        let mut sections = Vec::new();
+        for size in &self.sizes {
+            let methods = self.methods.iter().map(String::as_str);
+            let of_methods = methods
+                .chain(self.followed())
+                .filter(|_| !shared)
+                .map(|method| vec!["size", size, "method", method, key]);
+            let of_size = shared.then(|| vec!["size", size, key]);
+            let paths = of_methods.chain(of_size);
+            sections.extend(paths.map(|path| path.into_iter().map(str::to_owned).collect()));
+        }
+        sections
     }
 
     /// What each size and method comes to, as comments: the keys whose value is another than in `[settings]`.
@@ -1048,6 +1102,9 @@ impl Profile {
 
 /// The flag that sets any key.
 const SET: &str = "--set";
+
+/// Keys of a method's section that say what it is derived from.
+const DERIVATIONS: [&str; 3] = ["preset", POINT_OF, TUNED_FROM];
 
 /// Keys of the settings with the entries that set them, the last of a key deciding.
 type Origins<'a> = Vec<(String, &'a Entry)>;
@@ -1146,7 +1203,10 @@ fn check_key(key: &str, entry: &Entry) -> Result<(), ProfileError> {
         .rev()
         .nth(2)
         .is_some_and(|section| section == "method");
-    if for_method && key == "preset" && entry.path.len() == 3 {
+    if for_method && DERIVATIONS.contains(&key) && entry.path.len() == 3 {
+        return Ok(());
+    }
+    if for_method && COSTS.contains(&key) && entry.path.len() == 5 {
         return Ok(());
     }
     match Settings::KEYS.iter().find(|(known, _)| *known == key) {

@@ -17,12 +17,14 @@ mod prices;
 mod read;
 mod recovery;
 mod tables;
+mod tuning;
 
 pub use between::{Between, Side, between, only_in};
 pub use columns::{Description, VOLATILE_COLUMNS, VOLATILE_ROWS, describe};
 pub use compare::SeedsNeeded;
 pub(crate) use compare::{BETTER_ALONE, TIE, UNRESOLVED_DIVERGED, WORSE_ALONE, pair};
 pub use read::{FrameError, read};
+pub use tuning::{Chosen, Cost, Tuned};
 
 use crate::record::{
     Record, RowKeys, RunResult, Session, SpectrumOf, SpectrumRecord, Status, StepRecord,

@@ -237,6 +237,8 @@ mod tests {
             total_parameters: 1,
             trainable_parameters: 1,
             flops: 1.0,
+            point: None,
+            tuning: None,
         }
     }
 

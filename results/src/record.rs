@@ -4,6 +4,7 @@
 //! ended for good, `result.json` ([`RunResult`]); where somebody asked for them, `spectra.jsonl` ([`SpectrumRecord`]). Field names are column names; units stand at the end of a name.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the record schema. A reader refuses another one and names both.
 pub const SCHEMA: u32 = 1;
@@ -99,6 +100,49 @@ pub struct RowKeys {
     pub trainable_parameters: u64,
     /// Training FLOPs of the whole planned run, warm start included.
     pub flops: f64,
+    /// The point of a tuning that the run tries; none for all other runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<TuningPoint>,
+    /// How the method's settings were tuned; none where they are the recipe's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
+}
+
+/// A point in the space that methods are tuned in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TuningPoint {
+    /// The method that is tuned.
+    pub of: String,
+    /// Value of each setting that is tuned, as far as the method uses it.
+    pub values: BTreeMap<String, f64>,
+    /// Training FLOPs of one run of the method as it is tuned for: at this size or, where the proxy has a size of its own, at
+    /// every size of the profile together; none where nobody knows what it is tuned for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_flops: Option<f64>,
+}
+
+/// How a method's settings were tuned, and what that cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// The method of the recipe that was tuned.
+    pub from: String,
+    /// Value of each setting that was tuned, as far as the method uses it.
+    pub values: BTreeMap<String, f64>,
+    /// Points that were tried; none, as below, where the profile does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<u64>,
+    /// Seeds of the proxy runs.
+    #[serde(default)]
+    pub seeds: Vec<u64>,
+    /// Training targets of all proxy runs of the method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Training FLOPs of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops: Option<f64>,
+    /// Seconds that their workers took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
 }
 
 /// One process that worked on the run.

@@ -17,7 +17,7 @@ pub use comparison::{DifferentSetting, comparison};
 pub use html::About;
 pub use json::json;
 pub use latex::latex;
-pub use markdown::{markdown, spectra};
+pub use markdown::{markdown, spectra, tuning};
 
 use crate::frame::Runs;
 use std::fmt::Display;

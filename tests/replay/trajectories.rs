@@ -296,6 +296,8 @@ impl Recording {
             settings,
             warm_start,
             initial: None,
+            point: None,
+            tuning: None,
         })
     }
 

@@ -76,41 +76,14 @@ impl Request {
     /// # Errors
     /// An unknown name or key, a value that cannot be, a filter that matches no cell.
     pub fn new(options: &SuiteOptions) -> anyhow::Result<Request> {
-        let name = match &options.profile {
-            Some(name) => name.clone(),
-            None => default_profile(options.place.device.as_deref()).to_owned(),
-        };
-        let mut assignments = options.set.clone();
-        if let Some(path) = &options.text.data {
-            let paths = toml::Value::Array(vec![shown(path)?]);
-            for set in ["data.source=path".to_owned(), format!("data.paths={paths}")] {
-                assignments.push(Assignment::by_flag(
-                    format!("--data {}", path.display()),
-                    set,
-                ));
-            }
-        }
-        if let Some(path) = &options.text.tokenizer {
-            assignments.push(Assignment::by_flag(
-                format!("--tokenizer {}", path.display()),
-                format!("data.tokenizer={}", shown(path)?),
-            ));
-        }
-        if options.place.recompute {
-            assignments.push(Assignment::by_flag("--recompute", "recompute=true"));
-        }
-        let mut profile = Profile::load(&name, &assignments)?;
-        if let Some(init_from) = &profile.init_from {
-            let given = profile.data.tokenizer.as_deref();
-            profile.data.tokenizer = Some(tokenizer_of(init_from, given)?);
-        }
-        if !options.seeds.is_empty() {
-            let seeds = options.seeds.iter().flat_map(|seeds| seeds.0.clone());
-            profile.set_seeds(seeds.collect())?;
-        }
-        if let Some(jobs) = options.jobs {
-            profile.jobs = jobs;
-        }
+        Request::of(profile(options)?, options)
+    }
+
+    /// The request for a profile that is resolved already; of the flags those that are not the profile's.
+    ///
+    /// # Errors
+    /// A budget that is none, a filter that matches no cell.
+    pub fn of(profile: Profile, options: &SuiteOptions) -> anyhow::Result<Request> {
         let budget = options
             .budget
             .as_ref()
@@ -525,6 +498,54 @@ impl Request {
     }
 }
 
+/// The profile that is asked for with everything that flags lay over it.
+///
+/// # Errors
+/// An unknown name or key, a value that cannot be.
+pub(super) fn profile(options: &SuiteOptions) -> anyhow::Result<Profile> {
+    let name = profile_name(options);
+    let mut assignments = options.set.clone();
+    if let Some(path) = &options.text.data {
+        let paths = toml::Value::Array(vec![shown(path)?]);
+        for set in ["data.source=path".to_owned(), format!("data.paths={paths}")] {
+            assignments.push(Assignment::by_flag(
+                format!("--data {}", path.display()),
+                set,
+            ));
+        }
+    }
+    if let Some(path) = &options.text.tokenizer {
+        assignments.push(Assignment::by_flag(
+            format!("--tokenizer {}", path.display()),
+            format!("data.tokenizer={}", shown(path)?),
+        ));
+    }
+    if options.place.recompute {
+        assignments.push(Assignment::by_flag("--recompute", "recompute=true"));
+    }
+    let mut profile = Profile::load(&name, &assignments)?;
+    if let Some(init_from) = &profile.init_from {
+        let given = profile.data.tokenizer.as_deref();
+        profile.data.tokenizer = Some(tokenizer_of(init_from, given)?);
+    }
+    if !options.seeds.is_empty() {
+        let seeds = options.seeds.iter().flat_map(|seeds| seeds.0.clone());
+        profile.set_seeds(seeds.collect())?;
+    }
+    if let Some(jobs) = options.jobs {
+        profile.jobs = jobs;
+    }
+    Ok(profile)
+}
+
+/// The name or file of the profile that is asked for, or that of the default.
+pub(super) fn profile_name(options: &SuiteOptions) -> String {
+    match &options.profile {
+        Some(name) => name.clone(),
+        None => default_profile(options.place.device.as_deref()).to_owned(),
+    }
+}
+
 /// Whether a filter names the cell: its size, its method, both joined, or its whole name, each with `*` for anything.
 fn selects(filter: &str, size: &str, method: &str, seed: u64) -> bool {
     [
@@ -538,7 +559,7 @@ fn selects(filter: &str, size: &str, method: &str, seed: u64) -> bool {
 }
 
 /// Whether `name` matches a pattern in which `*` stands for any text, also none.
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     match pattern.split_first() {
         None => name.is_empty(),
         Some((b'*', rest)) => (0..=name.len()).any(|skipped| glob(rest, &name[skipped..])),

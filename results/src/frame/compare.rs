@@ -60,14 +60,7 @@ impl Runs {
 
     /// The methods of all sizes, in the order of the tables.
     pub(super) fn groups(&self) -> Vec<Group<'_>> {
-        let runs: Vec<&Run> = self.iter().collect();
-        runs.chunk_by(|left, right| {
-            left.row.size == right.row.size && left.row.method == right.row.method
-        })
-        .map(|runs| Group {
-            runs: runs.to_vec(),
-        })
-        .collect()
+        groups(&self.iter().collect::<Vec<&Run>>())
     }
 
     /// Groups of every size, each compared with the group that stands for `reference` at that size, by the losses at the end.
@@ -86,6 +79,33 @@ impl Runs {
             .flat_map(|size| compare(size, reference, self.margin, losses))
             .collect()
     }
+
+    /// Tuned methods of every size, each compared with the method of the recipe that it was tuned from.
+    pub(super) fn compared_with_recipes(&self) -> Vec<Compared<'_>> {
+        let runs: Vec<&Run> = self.iter().collect();
+        runs.chunk_by(|left, right| left.row.size == right.row.size)
+            .flat_map(|size| {
+                let groups = groups(size);
+                let with_recipe = groups.iter().filter_map(|group| {
+                    let from = &group.row().tuning.as_ref()?.from;
+                    let recipe = groups.iter().find(|other| other.row().method == *from);
+                    Some((group.clone(), recipe.cloned()))
+                });
+                together(with_recipe.collect(), self.margin, &final_losses)
+            })
+            .collect()
+    }
+}
+
+/// The methods of some runs, which are in the order of the tables.
+pub(super) fn groups<'a>(runs: &[&'a Run]) -> Vec<Group<'a>> {
+    runs.chunk_by(|left, right| {
+        left.row.size == right.row.size && left.row.method == right.row.method
+    })
+    .map(|runs| Group {
+        runs: runs.to_vec(),
+    })
+    .collect()
 }
 
 /// Losses of two methods by the seeds that both have, in their order.
@@ -352,22 +372,30 @@ fn compare<'a>(
     margin: Option<f64>,
     losses: &dyn Fn(&Group<'a>, &Group<'a>) -> Losses,
 ) -> Vec<Compared<'a>> {
-    let groups: Vec<Group<'a>> = size
-        .chunk_by(|left, right| left.row.method == right.row.method)
-        .map(|runs| Group {
-            runs: runs.to_vec(),
-        })
-        .collect();
+    let groups = groups(size);
     let named = groups.iter().find(|group| group.row().method == reference);
     let mut of_preset = groups
         .iter()
         .filter(|group| group.row().preset == reference);
     let only = of_preset.next().filter(|_| of_preset.next().is_none());
     let reference = named.or(only).cloned();
+    let pairs = groups.into_iter();
+    together(
+        pairs.map(|group| (group, reference.clone())).collect(),
+        margin,
+        losses,
+    )
+}
 
-    let mut rows: Vec<Compared<'a>> = groups
+/// Compares each group with what stands beside it; all of them are tested together.
+fn together<'a>(
+    pairs: Vec<(Group<'a>, Option<Group<'a>>)>,
+    margin: Option<f64>,
+    losses: &dyn Fn(&Group<'a>, &Group<'a>) -> Losses,
+) -> Vec<Compared<'a>> {
+    let mut rows: Vec<Compared<'a>> = pairs
         .into_iter()
-        .map(|group| Compared::of(group, reference.clone(), margin, losses))
+        .map(|(group, reference)| Compared::of(group, reference, margin, losses))
         .collect();
     test_together(&mut rows);
     rows

@@ -234,7 +234,9 @@ fn effects_of_size<'a>(size: &[&'a Run]) -> Vec<Effect<'a>> {
 /// Whether a method can be a cell of the factorial: LoRA on a kept base, with or without the parts, re-warmed wherever the
 /// rate drops.
 fn is_cell(row: &RowKeys) -> bool {
-    row.low_rank && row.base.as_deref() == Some("keep") && row.rewarmup == row.jagged
+    // Methods that are tuned each for itself differ in more than the parts.
+    let of_recipe = row.tuning.is_none() && row.point.is_none();
+    of_recipe && row.low_rank && row.base.as_deref() == Some("keep") && row.rewarmup == row.jagged
 }
 
 /// Every subset but the empty one, smaller ones first, each in order.

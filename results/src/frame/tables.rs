@@ -28,6 +28,9 @@ impl Runs {
             ("prices", prices(&beside_full)),
             ("equal", self.equal()),
             ("published", published(&beside_full)),
+            ("tuned", self.tuned_methods()),
+            ("tuning", self.tuning()),
+            ("tuning_points", self.tuning_points()),
             ("throughput", throughput(&beside_full)),
             ("memory", memory(&beside_full)),
             ("curves", self.curves()),
@@ -130,6 +133,12 @@ impl Runs {
             column("flops", &runs, |run| run.row.flops),
             column("device", &runs, |run| run.row.device.clone()),
             column("precision", &runs, |run| run.row.precision.clone()),
+            column("point_of", &runs, |run| {
+                run.row.point.as_ref().map(|point| point.of.clone())
+            }),
+            column("tuned_from", &runs, |run| {
+                run.row.tuning.as_ref().map(|tuning| tuning.from.clone())
+            }),
             column("error", &runs, |run| run.error.clone()),
         ]);
         table(columns)

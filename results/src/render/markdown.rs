@@ -6,7 +6,7 @@ pub use spectra::spectra;
 
 use super::cells::level;
 use super::number_of;
-use super::sections::chapters;
+use super::sections::{chapters, tunings};
 use crate::frame::Runs;
 use crate::record::Status;
 use crate::statistics::SIGNIFICANCE;
@@ -35,6 +35,21 @@ pub fn markdown(runs: &Runs) -> String {
     }
     text += &reading();
     text
+}
+
+/// What `relora tune` prints: for each size what was chosen for each method, and what that cost; nothing of a suite that tunes
+/// nothing.
+#[must_use]
+pub fn tuning(runs: &Runs) -> String {
+    let sections = tunings(runs).into_iter().map(|(size, section)| {
+        format!(
+            "### {} at {size}\n\n{}\n{}",
+            section.title,
+            section.table.markdown(),
+            section.notes
+        )
+    });
+    sections.collect::<Vec<_>>().join("\n")
 }
 
 /// How many runs stand where, and what stands nowhere.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod literature;
+mod tuning;
 
 use super::cells::{
     Cells, GIBIBYTE, MEBIBYTE, millions, plus_minus, rate, reference, rows, scaled, significant,
@@ -44,15 +45,19 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
     let prices = runs.prices();
     let equal = runs.equal();
     let published = runs.published();
+    let tuned = runs.tuned_methods();
+    let tuning = runs.tuning();
     let throughput = runs.throughput();
     let memory = runs.memory();
     let chapter = |size: String| {
         let sections = [
+            tuning::tuning_section(&rows(&tuning, &size), &rows(&all_runs, &size)),
             perplexity_section(
                 &rows(&perplexity, &size),
                 &rows(&all_runs, &size),
                 &literature::none_of(&rows(&published, &size), &size),
             ),
+            tuning::recipes_section(&rows(&tuned, &size)),
             ablations_section(&rows(&ablations, &size)),
             answers::effects_section(&rows(&effects, &size)),
             answers::recovery_section(&rows(&recovery, &size)),
@@ -71,6 +76,17 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
         }
     };
     sizes(&perplexity).into_iter().map(chapter).collect()
+}
+
+/// What the tuning of each size has come to, of a suite that tunes.
+pub(super) fn tunings(runs: &Runs) -> Vec<(String, Section)> {
+    let all_runs = runs.runs();
+    let tuning = runs.tuning();
+    let of_size = |size: String| {
+        let section = tuning::tuning_section(&rows(&tuning, &size), &rows(&all_runs, &size))?;
+        Some((size, section))
+    };
+    sizes(&tuning).into_iter().filter_map(of_size).collect()
 }
 
 /// The different values of a column, in the order of the runs.
@@ -294,11 +310,7 @@ fn throughput_section(rows: &[Cells<'_>]) -> Option<Section> {
         .iter()
         .filter_map(|row| row.number("wall_seconds"))
         .fold(0.0, f64::max);
-    let (unit, seconds) = match slowest {
-        seconds if seconds < 120.0 => ("s", 1.0),
-        seconds if seconds < 7200.0 => ("min", 60.0),
-        _ => ("h", 3600.0),
-    };
+    let (unit, seconds) = unit_of_time(slowest);
     let mut table = Table::new(&["method"], &["tokens/s"]);
     if let Some(reference) = &reference {
         table.right(&with_interval(&format!("times `{reference}`"), rows));
@@ -330,6 +342,15 @@ fn throughput_section(rows: &[Cells<'_>]) -> Option<Section> {
         table,
         notes: "- Tokens per second count training after the warm start; the times charge a warm start to the method even where it\n  was handed on.\n".into(),
     })
+}
+
+/// The unit that times up to this one are shown in, and its seconds.
+fn unit_of_time(most: f64) -> (&'static str, f64) {
+    match most {
+        seconds if seconds < 120.0 => ("s", 1.0),
+        seconds if seconds < 7200.0 => ("min", 60.0),
+        _ => ("h", 3600.0),
+    }
 }
 
 fn memory_section(rows: &[Cells<'_>]) -> Option<Section> {

@@ -3,6 +3,7 @@
 mod answers;
 mod spectra;
 mod suite;
+mod tuning;
 
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
 use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};

@@ -48,6 +48,11 @@ impl Suite {
         self.begin(row(size, method, seed), records);
     }
 
+    /// The same with keys of its own; returns the name of its directory.
+    pub fn begun_row(&self, row: RowKeys, records: &[Value]) -> String {
+        self.begin(row, records)
+    }
+
     pub fn complete(&self, size: &str, method: &str, seed: u64, loss: f64) {
         self.complete_as(size, method, method, seed, loss);
     }
@@ -81,10 +86,12 @@ impl Suite {
     }
 
     pub fn diverged(&self, size: &str, method: &str, seed: u64, at: u64) {
-        let directory = self.begin(
-            row(size, method, seed),
-            &[step(10, 6.0), evaluation(10, 5.9)],
-        );
+        self.diverged_row(row(size, method, seed), at);
+    }
+
+    /// A diverged run with keys of its own.
+    pub fn diverged_row(&self, row: RowKeys, at: u64) {
+        let directory = self.begin(row, &[step(10, 6.0), evaluation(10, 5.9)]);
         let result = RunResult {
             status: Status::Diverged,
             diverged_at_step: Some(at),
@@ -158,6 +165,8 @@ pub fn row(size: &str, preset: &str, seed: u64) -> RowKeys {
             total_parameters
         },
         flops: 1e12,
+        point: None,
+        tuning: None,
     }
 }
 
