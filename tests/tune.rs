@@ -263,3 +263,32 @@ fn a_method_whose_every_point_diverges_is_reported_and_nothing_is_guessed() {
     assert!(!world.path("none/mine-tuned.toml").exists());
     assert!(none.stderr.contains("no profile"), "{}", none.stderr);
 }
+
+/// One network of one block in place of two of two and four.
+#[test]
+fn a_smaller_size_stands_for_every_size_of_the_profile() {
+    let world = world();
+    let sizes = "extends = \"mine.toml\"\nsizes = [\"a\", \"b\"]\nmethods = [\"full\"]\n\
+                 [size.b]\nlayers = 4\n[tune]\nsize = \"c\"\n[tune.proxy]\nlayers = 1\n";
+    fs::write(world.path("sizes.toml"), sizes).expect("profile written");
+    world.succeed(&about("tune", "sizes.toml", &["--out", "t"]));
+    let trained = results(&world, "t");
+    let runs: Vec<&String> = trained.keys().collect();
+    assert_eq!(runs, ["c-full-point1-seed101", "c-full-point2-seed101"]);
+    let rate = best_rate(&rows(&world, "t", "runs"), "full");
+    let text = fs::read_to_string(world.path("t/sizes-tuned.toml")).expect("a profile");
+    let table: toml::Table = text.parse().expect("TOML");
+    for size in ["a", "b"] {
+        let chosen = &table["size"][size]["method"]["full-tuned"];
+        assert_eq!(chosen["learning_rate"].as_float(), Some(rate), "{size}");
+    }
+    // What it cost, in one run at either size, as the plan prices them.
+    let plan = world.succeed(&about("plan", "sizes.toml", &["--json"]));
+    let plan: Value = serde_json::from_str(&plan.stdout).expect("JSON");
+    let costs = plan["costs"].as_array().expect("a list").iter();
+    let both: f64 = costs.filter_map(|cost| cost["flops"].as_f64()).sum();
+    let row = rows(&world, "t", "tuning").remove(0);
+    let flops = row["tuning_flops"].as_f64().expect("a number");
+    let in_runs = row["tuning_runs"].as_f64().expect("a number");
+    assert!((in_runs - flops / both).abs() < 1e-9, "{row:#}");
+}

@@ -54,7 +54,7 @@ pub enum Command {
     /// Train one cell by flags
     #[command(override_usage = TRAIN_USAGE, after_help = EXIT_CODES)]
     Train(TrainOptions),
-    /// Tune every method alike: the same quasi-random points, shorter runs, seeds of their own; leaves a profile
+    /// Tune every method with the same effort; leaves a profile of what was chosen
     #[command(after_help = EXIT_CODES)]
     Tune(TuneOptions),
     /// Show how far a suite is

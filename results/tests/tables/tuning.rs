@@ -122,7 +122,7 @@ fn the_report_says_what_makes_a_choice_less_than_it_seems() {
         "not done, so that the choice may change: `full` 1 of 2",
         "nothing is chosen: `relora`",
         "**Unequal numbers of points**, 2 to 3",
-        "included: 1 run of the recipe",
+        "  1 run of the recipe to hand on warm starts",
     ] {
         assert!(told.contains(part), "{part} in\n{told}");
     }

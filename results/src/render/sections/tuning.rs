@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 /// The point that is chosen for each method, how clearly, and the cost of all of them. `runs`: all runs of the size.
 pub(super) fn tuning_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<Section> {
-    let first = rows.first()?;
+    rows.first()?;
     let number = |row: &Cells<'_>, column: &str| row.number(column).unwrap_or(0.0);
     let longest = rows.iter().map(|row| number(row, "tuning_seconds"));
     let (unit, seconds) = unit_of_time(longest.fold(0.0, f64::max));
@@ -35,13 +35,11 @@ pub(super) fn tuning_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<S
                 .map_or_else(String::new, significant),
         ]);
     }
-    let several_seeds = first.count("seeds_complete") > Some(1);
     let mut notes = format!(
-        "- Chosen is the point with the lowest mean validation loss{}, of those whose seeds all ran to their end. Next: how\n  \
+        "- Chosen is the point with the lowest mean validation loss, of those whose seeds all ran to their end. Next: how\n  \
          far the next best lies above it. Points: those that are complete. Every point stands in `tuning_points.csv`.\n\
          - Cost of all points of the method: training tokens, FLOPs, {unit} of its workers, each run charged its warm start\n  \
-         even where it was handed on; runs: the same FLOPs in runs of the method as it is tuned for.\n",
-        if several_seeds { " over its seeds" } else { "" }
+         even where it was handed on; runs: the same FLOPs in runs of the method as it is tuned for.\n"
     );
     notes += &all_together(rows, runs);
     notes += &caveats(rows);
@@ -76,7 +74,7 @@ fn all_together(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {
         String::new()
     } else {
         format!(
-            "; included: {} of the recipe, to hand on warm starts",
+            ", with\n  {} of the recipe to hand on warm starts",
             number_of(beside.len(), "run")
         )
     };
@@ -112,8 +110,8 @@ fn caveats(rows: &[Cells<'_>]) -> String {
         let at_it = named(&|row| row.is("edge", &edge).then(String::new));
         let _ = writeln!(
             text,
-            "- No point lies beyond the one that won ({edge}): {}. The best value may: try more points, or a wider space\n  \
-             (`[tune.space]`).",
+            "- No point lies beyond the one that won ({edge}): {}. The best value\n  \
+             may: try more points, or a wider space (`[tune.space]`).",
             at_it.unwrap_or_default()
         );
     }
