@@ -242,9 +242,20 @@ fn a_full_disk_fails_the_cells_with_a_line_each_and_the_same_command_goes_on_onc
     ) {
         return;
     }
-    // A checkpoint does not fit, the tables do; or nothing does any more once the records have used up the room.
+    // A checkpoint of this width, 5 MB, does not fit, the tables do; or nothing does any more once the records have used up
+    // the room.
     for (kibibytes, code, file, more) in [
-        (256, 3, ".safetensors", &[][..]),
+        (
+            1024,
+            3,
+            ".safetensors",
+            &[
+                "--set",
+                "settings.hidden=128",
+                "--set",
+                "settings.intermediate=256",
+            ][..],
+        ),
         (
             64,
             1,

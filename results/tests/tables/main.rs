@@ -10,7 +10,6 @@ use results::frame::{FrameError, Runs, VOLATILE_COLUMNS, read};
 use results::record::Status;
 use results::render::{About, csv, json, latex, markdown, number_of, write_all};
 use std::fs;
-use std::path::Path;
 use suite::{Suite, evaluation, reset, restart, row, step, stop};
 
 fn cell<'a>(frame: &'a DataFrame, method: &str, column: &str) -> AnyValue<'a> {
