@@ -31,8 +31,7 @@ pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
         print(&render::markdown(&runs))?;
         return Ok(Exit::Success);
     }
-    let ending = path.extension().unwrap_or_default().to_string_lossy();
-    let report = match ending.to_ascii_lowercase().as_str() {
+    let report = match ending(&path).as_str() {
         "html" | "htm" => render::html(&runs, &tables::about(&suite)?)?,
         "tex" => render::latex(&runs),
         "md" | "markdown" | "txt" | "" => render::markdown(&runs),
@@ -51,7 +50,7 @@ pub fn run(options: ReportOptions) -> anyhow::Result<Exit> {
 fn of_two([suite, other]: [&Path; 2], output: Option<&Path>) -> anyhow::Result<Exit> {
     let file = output.filter(|path| *path != Path::new("-"));
     if let Some(path) = file
-        && let Some("html" | "htm" | "tex") = path.extension().and_then(|it| it.to_str())
+        && !matches!(ending(path).as_str(), "md" | "markdown" | "txt" | "")
     {
         let message = format!(
             "--output {}: two suites are compared in Markdown; name a file that ends in .md",
@@ -68,6 +67,12 @@ fn of_two([suite, other]: [&Path; 2], output: Option<&Path>) -> anyhow::Result<E
             Ok(Exit::Success)
         }
     }
+}
+
+/// How the name of a file ends, in small letters and without the dot.
+fn ending(path: &Path) -> String {
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    ending.to_ascii_lowercase()
 }
 
 fn write(path: &Path, report: &str) -> anyhow::Result<Exit> {
