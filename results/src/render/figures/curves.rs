@@ -326,11 +326,14 @@ fn thinned(points: Vec<Point>) -> Vec<Point> {
     kept
 }
 
+/// A step that is looked at: the step, the updates of a window and the mean loss in the window before it.
+type Restart = (u64, u64, f64);
+
 /// The loss around restarts: of each seed all its restarts laid over one another, and the seeds with a band.
 pub(super) fn restarts(runs: &Runs, tables: &Tables, size: &str) -> Option<Figure> {
     let of_size = OfSize::new(runs, size);
-    // By run: the restarts that are looked at, with the steps on either side and the loss before.
-    let mut looked_at: BTreeMap<(String, u64), Vec<(u64, u64, f64)>> = BTreeMap::new();
+    // By method and seed.
+    let mut looked_at: BTreeMap<(String, u64), Vec<Restart>> = BTreeMap::new();
     for row in rows(&tables.recovery, size) {
         let of_row = || {
             let key = (row.text("method")?, row.count("seed")?);
@@ -389,9 +392,9 @@ pub(super) fn restarts(runs: &Runs, tables: &Tables, size: &str) -> Option<Figur
     })
 }
 
-/// The loss of a run around some of its steps, given with the window and the loss before: from a window before to two behind, by
+/// The loss of a run around some of its steps: from a window before to two behind, by
 /// distance. Distances are rounded to how far apart updates are logged, or each would stand on other restarts than its neighbour.
-fn around(run: &Run, looked_at: &[(u64, u64, f64)]) -> Curve {
+fn around(run: &Run, looked_at: &[Restart]) -> Curve {
     let apart = steps(run)
         .zip(steps(run).skip(1))
         .map(|(step, next)| next.step.saturating_sub(step.step))
