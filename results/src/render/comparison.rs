@@ -54,7 +54,10 @@ pub fn comparison(names: [&str; 2], runs: [&Runs; 2], settings: &[DifferentSetti
 }
 
 fn losses(rows: &[Between], several: bool) -> Table {
-    let mut table = Table::new(&["method"], &["A, nats", "B, nats", "B minus A, nats"]);
+    let mut table = Table::new(
+        &["method"],
+        &["A, nats", "B, nats", "pairs", "B minus A, nats"],
+    );
     table.left("B is (p)");
     for row in rows {
         let loss = |side: &Side| mean(side.loss.as_ref(), side, several);
@@ -68,6 +71,7 @@ fn losses(rows: &[Between], several: bool) -> Table {
             format!("`{}`", row.method),
             loss(&row.first),
             loss(&row.second),
+            difference.map_or(0, |it| it.n).to_string(),
             difference.map_or_else(String::new, |it| marked(plus_minus(it, true), it, several)),
             verdict,
         ]);
@@ -155,8 +159,8 @@ fn reading(rows: &[Between], runs: [&Runs; 2]) -> String {
     format!(
         "\n## How to read this\n\n\
          - Both suites have read the same text with the same tokenizer and were measured on the same validation rows.\n\
-         - `±` and brackets are {level} Student-t intervals over seeds. B minus A is over the seeds that both completed, which read\n  \
-         the same data in the same order: negative is better for B. p: paired t-test, two-sided, adjusted by Holm's method\n  \
+         - `±` and brackets are {level} Student-t intervals over seeds. B minus A is over the seeds that both completed (pairs),\n  \
+         which read the same data in the same order: negative is better for B. p: paired t-test, two-sided, adjusted by Holm's method\n  \
          over the {} of this page; better or worse where it is below {SIGNIFICANCE}. The other words are those of the\n  \
          tables of a suite (docs/statistics.md).\n\
          - Speeds are those of the machines: A on {}; B on {}.\n",

@@ -4,6 +4,7 @@
 use super::suite::{Suite, evaluation, restart, row, step};
 use super::{number, text};
 use results::claims::{self, Verdict};
+use results::frame::{between, only_in};
 use results::record::RowKeys;
 use results::render::markdown;
 
@@ -298,6 +299,46 @@ fn who_diverged_is_not_the_better_one_at_equal_cost_and_its_step_is_said() {
             && section.contains("- `relora`: diverged at 120 (1 of 3)."),
         "{report}"
     );
+}
+
+/// Seeds 0, 1, 2 beside 1, 2, 3: the common ones differ by 0.1 and 0.2, the others would spoil the mean. The helper's speed is
+/// 1500 targets per second and 100 for each nat of the loss.
+#[test]
+fn two_suites_are_paired_by_their_common_seeds() {
+    let (first, second) = (Suite::new(), Suite::new());
+    for (seed, loss) in [(0, 9.0), (1, 4.0), (2, 4.5)] {
+        first.complete("nano", "full", seed, loss);
+        first.complete("nano", "lora", seed, loss);
+    }
+    for (seed, loss) in [(1, 4.1), (2, 4.7), (3, 1.0)] {
+        second.complete("nano", "full", seed, loss);
+        second.complete("nano", "relora", seed, loss);
+    }
+    let runs = [first.read(), second.read()];
+    let rows = between(&runs[0], &runs[1]);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    let difference = rows[0].difference.expect("a difference");
+    assert!((difference.point - 0.15).abs() < 1e-12 && difference.n == 2);
+    assert_eq!(rows[0].verdict, Some("unresolved"));
+    let speed = rows[0].speed.expect("a ratio").point;
+    let expected = (1910.0 / 1900.0 * 1970.0 / 1950.0_f64).sqrt();
+    assert!((speed - expected).abs() < 1e-12, "{speed}");
+    let named = |method: &str| vec![("nano".to_owned(), method.to_owned())];
+    assert_eq!(only_in(&runs[0], &runs[1]), named("lora"));
+    assert_eq!(only_in(&runs[1], &runs[0]), named("relora"));
+}
+
+#[test]
+fn a_suite_that_lost_seeds_to_divergence_is_not_better_by_the_others() {
+    let (first, second) = (Suite::new(), Suite::new());
+    for seed in 0..3 {
+        first.complete("nano", "full", seed, 4.0 + 0.1 * seed as f64);
+        second.complete("nano", "full", seed, 3.5 + 0.101 * seed as f64);
+    }
+    let verdict = || between(&first.read(), &second.read())[0].verdict;
+    assert_eq!(verdict(), Some("better"));
+    second.diverged("nano", "full", 3, 120);
+    assert_eq!(verdict(), Some("unresolved: diverged"));
 }
 
 /// Losses of `relora` and others at a size, with a scatter by seed that all share and a small one of their own.

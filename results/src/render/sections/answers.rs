@@ -265,9 +265,9 @@ pub(in crate::render) fn equal_section(rows: &[Cells<'_>]) -> Option<Section> {
         "- In each seed both runs are read at what the one that spent less spent in all: it at its end, the other on its way (how far\n  \
          through its steps each was: of `{reference}`, of own). FLOPs are counted per method, warm starts included; seconds are of\n  \
          training.\n\
-         - A run that is read on its way has not brought its rate down, and between two evaluations{bracket} a loss is read in\n  \
-         proportion: both count against the dearer method. Nothing is read beyond the end of a run or before its first\n  \
-         evaluation (`not read`).\n\
+         - A run that is read on its way has not brought its rate down, and between two evaluations{bracket}\n  \
+         a loss is read in proportion: both count against the dearer method. Nothing is read beyond the end of a run\n  \
+         or before its first evaluation (`not read`).\n\
          - p is adjusted by Holm's method over the methods, for tokens, FLOPs and seconds apart.\n{}",
         ended_early(rows)
     );
