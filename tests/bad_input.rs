@@ -186,7 +186,11 @@ const CASES: &[Case] = &[
         },
         arguments: "tune --profile mine.toml --device cpu --output mine.toml",
         code: 2,
-        says: &["mine.toml", "is there already", "another --output"],
+        says: &[
+            "mine.toml",
+            "is the profile that is tuned",
+            "another --output",
+        ],
     },
     Case {
         what: "a method tuned from one that is tuned",

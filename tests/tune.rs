@@ -282,6 +282,21 @@ fn a_smaller_size_stands_for_every_size_of_the_profile() {
         let chosen = &table["size"][size]["method"]["full-tuned"];
         assert_eq!(chosen["learning_rate"].as_float(), Some(rate), "{size}");
     }
+    // What the proxy runs are is a profile that can be priced, though the sizes that it stands for are none of its own.
+    let proxy = world.succeed(&about("tune", "sizes.toml", &["--print-config"]));
+    fs::write(world.path("proxy.toml"), proxy.stdout).expect("profile written");
+    world.succeed(&about("plan", "proxy.toml", &[]));
+    // It is not the place of what another profile's tuning chooses.
+    let output = ["--out", "other", "--output", "t/sizes-tuned.toml"];
+    let refused = world.run(&about("tune", "mine.toml", &output));
+    assert_eq!(refused.code, Some(2), "{refused:#?}");
+    assert!(
+        refused
+            .stderr
+            .contains("t/sizes-tuned.toml: is there already"),
+        "{}",
+        refused.stderr
+    );
     // What it cost, in one run at either size, as the plan prices them.
     let plan = world.succeed(&about("plan", "sizes.toml", &["--json"]));
     let plan: Value = serde_json::from_str(&plan.stdout).expect("JSON");
@@ -291,4 +306,22 @@ fn a_smaller_size_stands_for_every_size_of_the_profile() {
     let flops = row["tuning_flops"].as_f64().expect("a number");
     let in_runs = row["tuning_runs"].as_f64().expect("a number");
     assert!((in_runs - flops / both).abs() < 1e-9, "{row:#}");
+}
+
+/// Both methods would be trained with the proxy's value, as one and the same.
+#[test]
+fn a_method_that_differs_in_what_the_proxy_sets_is_refused() {
+    let world = world();
+    let often = "extends = \"mine.toml\"\nmethods = [\"full\", \"relora\", \"often\"]\n\
+                 [method.often]\npreset = \"relora\"\nrestart_every = 4\n[tune.proxy]\nrestart_every = 8\n";
+    fs::write(world.path("often.toml"), often).expect("profile written");
+    let refused = world.run(&about("tune", "often.toml", &["--out", "t"]));
+    assert_eq!(refused.code, Some(2), "{refused:#?}");
+    for part in ["often.toml:5", "restart_every", "[tune.proxy]"] {
+        assert!(
+            refused.stderr.contains(part),
+            "{part} in {}",
+            refused.stderr
+        );
+    }
 }

@@ -63,7 +63,7 @@ pub enum Command {
     Tables(TablesOptions),
     /// Take apart what the runs of a suite have trained: singular values, ranks, angles
     Spectra(SpectraOptions),
-    /// Write a report of a suite, or of what differs between two, as one Markdown file
+    /// Write a report of a suite with its tables and figures, or what differs between two
     Report(ReportOptions),
     /// Hold what is claimed of ReLoRA against a suite: reproduced, refuted, underpowered or not tested
     Claims(ClaimsOptions),

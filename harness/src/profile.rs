@@ -117,6 +117,12 @@ struct Entry {
     origin: Origin,
 }
 
+impl Entry {
+    fn path_parts(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+}
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq)]
 enum Origin {
@@ -981,10 +987,18 @@ impl Profile {
         ] {
             insert(&mut root, &["data".into(), key.into()], value);
         }
+        // Proxy runs may be of another size than those of the profile that is tuned, which are no sizes of this one.
+        let of_other_size = |entry: &&Entry| match entry.path_parts()[..] {
+            ["size", size, ..] => {
+                let is_own = self.sizes.iter().any(|own| own == size);
+                self.tuned_for.is_some() && !is_own
+            }
+            _ => false,
+        };
         let layered = self
             .entries
             .iter()
-            .filter(|entry| !bare(entry) && entry.path != ["extends"]);
+            .filter(|entry| !bare(entry) && entry.path != ["extends"] && !of_other_size(entry));
         for entry in layered {
             insert(&mut root, &entry.path, entry.value.clone());
         }

@@ -252,7 +252,10 @@ impl Runs {
             let same = |run: &Run| {
                 run.row.size == row.size && run.row.method == row.method && run.row.seed == row.seed
             };
-            if self.runs.iter().any(same) {
+            if let Some(run) = self.runs.iter_mut().find(|run| same(run)) {
+                // What is known of a tuning may have grown since the run began.
+                run.row.point = row.point;
+                run.row.tuning = row.tuning;
                 continue;
             }
             let directory = row.directory();

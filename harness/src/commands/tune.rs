@@ -52,39 +52,66 @@ pub fn run(options: TuneOptions) -> anyhow::Result<Exit> {
         let name = format!("{}-tuned.toml", profile.name);
         request.directory.join(name)
     });
-    check_target(&output)?;
+    let target = Target::new(output, &profile, &request.directory);
+    target.check(&request::profile_name(&suite))?;
     let trained = carry_out(&request, &[announced(&request.profile, &methods)])?;
-    if trained.outcome == SuiteOutcome::Stopped && !options.json {
+    let is_stopped = trained.outcome == SuiteOutcome::Stopped;
+    if is_stopped && !options.json {
         return Ok(trained.stopped());
     }
     let comments = render::tuning(&trained.runs);
-    let written = write(
-        &profile,
-        &request::profile_name(&suite),
-        &trained.runs.tuned(),
-        &comments,
-        &output,
-    )?;
+    let tuned = trained.runs.tuned();
+    // What a stop has left unfinished must not take the place of what was there.
+    let written = if is_stopped {
+        Ok(false)
+    } else {
+        write(
+            &profile,
+            &request::profile_name(&suite),
+            &tuned,
+            &comments,
+            &target,
+        )
+    };
+    // What was found is said even where it cannot be written.
     unless_unread(if options.json {
         let frame = |frame: results::DataFrame| render::json(&frame);
+        let is_written = matches!(written, Ok(true));
         print_json(&serde_json::json!({
             "tuning": frame(trained.runs.tuning()),
             "tuning_points": frame(trained.runs.tuning_points()),
-            "profile": written.then_some(&output),
+            "profile": is_written.then_some(&target.path),
         }))
     } else {
         print(&comments)
     })?;
     warn(&format!("\ntables: {}", trained.tables.display()));
-    let shown = output.display();
-    warn(&if written {
+    let shown = target.path.display();
+    warn(&if written? {
         format!(
             "profile: {shown} (relora bench-all --profile {shown} trains the recipe and the tuned methods side by side)"
         )
     } else {
-        "no profile: no method has a point that was chosen, and all others done".to_owned()
+        format!("no profile written: {}", nothing_chosen(&tuned))
     });
     Ok(trained.exit())
+}
+
+/// Why there is no method to write down.
+fn nothing_chosen(tuned: &[Tuned]) -> String {
+    let unfinished: Vec<String> = tuned
+        .iter()
+        .filter(|it| it.unfinished > 0)
+        .map(|it| format!("`{}` {} of {}", it.method, it.unfinished, it.points()))
+        .collect();
+    if unfinished.is_empty() {
+        return "no point of any method ran to its end".to_owned();
+    }
+    let most = tuned.iter().map(Tuned::points).max().unwrap_or(0);
+    format!(
+        "points that are not done: {}; the same command with --points {most} and the same seeds goes on with them",
+        unfinished.join(", ")
+    )
 }
 
 /// The methods that filters name; all where there are none.
@@ -142,7 +169,7 @@ fn write(
     name: &str,
     tuned: &[Tuned],
     comments: &str,
-    output: &Path,
+    target: &Target,
 ) -> anyhow::Result<bool> {
     let mut methods = profile.tuned_methods()?;
     methods.retain(|method| tuned.iter().any(|it| it.method == *method));
@@ -154,7 +181,7 @@ fn write(
     if choices.is_empty() {
         return Ok(false);
     }
-    let folder = files::parent(output);
+    let folder = files::parent(&target.path);
     files::create_directory(folder)?;
     let base = base(name, folder)?;
     let mut body = String::new();
@@ -164,10 +191,9 @@ fn write(
     }
     body.push('\n');
     body += &profile.tuned_toml(&base, &methods, &choices);
-    let text = format!("{}{}\n{body}", SEAL, blake3::hash(body.as_bytes()).to_hex());
     // Somebody may have been at it since.
-    check_target(output)?;
-    files::write_atomically(output, text.as_bytes())?;
+    target.check(name)?;
+    files::write_atomically(&target.path, target.sealed(&body).as_bytes())?;
     Ok(true)
 }
 
@@ -241,38 +267,72 @@ fn relative(file: &Path, folder: &Path) -> PathBuf {
     from.map(|_| Component::ParentDir).chain(to).collect()
 }
 
-/// The first line of a profile that was written here, before the hash of all that follows it: while they fit, it is nobody's but
-/// ours to replace.
+/// The first line of a profile that was written here, before the hash of its tuning and of all that follows: while they fit, it is
+/// nobody's but this tuning's to replace.
 const SEAL: &str = "# Written by `relora tune`, which replaces it unless somebody has changed it: ";
 
-/// A file to write must be a new one, or as it was written here.
-fn check_target(path: &Path) -> anyhow::Result<()> {
-    let refused = |why: &str| {
-        UserError::new(format!(
-            "{}: {why}; give another --output, or move it away",
-            path.display()
-        ))
-    };
-    if path.is_dir() {
-        return Err(refused("is a folder").into());
-    }
-    if fs::symlink_metadata(path).is_err() {
-        return Ok(());
-    }
-    let text = fs::read(path).map_err(failed_to("read", path))?;
-    if is_sealed(&text) {
-        Ok(())
-    } else {
-        Err(refused("is there already, and not as `relora tune` wrote it").into())
-    }
+/// The file that holds what is chosen.
+struct Target {
+    path: PathBuf,
+    /// What is tuned, and where: another tuning's file is not to be replaced.
+    tuning: String,
 }
 
-fn is_sealed(text: &[u8]) -> bool {
-    let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
-        return false;
-    };
-    let hash = blake3::hash(&text[end + 1..]).to_hex();
-    text[..end] == *format!("{SEAL}{hash}").as_bytes()
+impl Target {
+    fn new(path: PathBuf, profile: &Profile, suite: &Path) -> Target {
+        // A suite that has not begun has no other name yet than the one that it will have.
+        let folder = suite.file_name().unwrap_or(suite.as_os_str());
+        Target {
+            path,
+            tuning: format!("{} in {}", profile.name, folder.to_string_lossy()),
+        }
+    }
+
+    /// It must be a new file, or as this tuning wrote it, and not the profile that is tuned.
+    fn check(&self, profile: &str) -> anyhow::Result<()> {
+        let refused = |why: &str| {
+            UserError::new(format!(
+                "{}: {why}; give another --output, or move it away",
+                self.path.display()
+            ))
+        };
+        if self.path.is_dir() {
+            return Err(refused("is a folder").into());
+        }
+        if fs::symlink_metadata(&self.path).is_err() {
+            return Ok(());
+        }
+        let whole = |path: &Path| path.canonicalize().ok();
+        if whole(&self.path).is_some_and(|path| Some(path) == whole(Path::new(profile))) {
+            return Err(refused("is the profile that is tuned").into());
+        }
+        let text = fs::read(&self.path).map_err(failed_to("read", &self.path))?;
+        if self.is_sealed(&text) {
+            Ok(())
+        } else {
+            Err(refused("is there already, and not as this `relora tune` wrote it").into())
+        }
+    }
+
+    /// What follows, with its first line.
+    fn sealed(&self, body: &str) -> String {
+        format!("{SEAL}{}\n{body}", self.hash(body.as_bytes()))
+    }
+
+    fn hash(&self, body: &[u8]) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.tuning.as_bytes());
+        hasher.update(b"\n");
+        hasher.update(body);
+        hasher.finalize().to_hex().to_string()
+    }
+
+    fn is_sealed(&self, text: &[u8]) -> bool {
+        let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
+            return false;
+        };
+        text[..end] == *format!("{SEAL}{}", self.hash(&text[end + 1..])).as_bytes()
+    }
 }
 
 #[cfg(test)]
@@ -291,16 +351,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_somebody_changed_is_not_taken_for_ours() {
+    fn a_file_that_somebody_changed_or_another_tuning_wrote_is_not_taken_for_ours() {
+        let of = |tuning: &str| Target {
+            path: PathBuf::new(),
+            tuning: tuning.to_owned(),
+        };
         let body = "extends = \"laptop\"\n";
-        let text = format!("{SEAL}{}\n{body}", blake3::hash(body.as_bytes()).to_hex());
-        assert!(is_sealed(text.as_bytes()));
+        let text = of("laptop in laptop-tune").sealed(body);
+        assert!(of("laptop in laptop-tune").is_sealed(text.as_bytes()));
+        assert!(!of("mine in mine-tune").is_sealed(text.as_bytes()));
         for other in [
             text.replace("laptop", "smoke"),
             body.to_owned(),
             String::new(),
         ] {
-            assert!(!is_sealed(other.as_bytes()), "{other}");
+            assert!(
+                !of("laptop in laptop-tune").is_sealed(other.as_bytes()),
+                "{other}"
+            );
         }
     }
 }

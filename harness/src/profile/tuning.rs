@@ -466,6 +466,18 @@ impl Profile {
             );
             return Err(self.wrong_tune("proxy", why));
         }
+        for entry in &self.entries {
+            let (["method", _, key] | ["size", _, "method", _, key]) = entry.path_parts()[..]
+            else {
+                continue;
+            };
+            if let Some((_, value)) = tune.proxy.iter().find(|(known, _)| known == key) {
+                return Err(entry.wrong(format!(
+                    "the proxy runs have {key} = {value} for every method, so that this one would be tuned as another: must not be \
+                     in [tune.proxy] and in a method's section"
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -584,7 +596,19 @@ impl Profile {
         }))
     }
 
-    /// No seed by which a method was chosen may judge it.
+    /// Whether a method has a setting of its own at a size.
+    fn has_tuned_values(&self, size: &str, method: &str) -> bool {
+        let is_setting = |key: &str| key != TUNED_FROM && !COSTS.contains(&key);
+        self.entries
+            .iter()
+            .any(|entry| match entry.path_parts()[..] {
+                ["method", of, key] => of == method && is_setting(key),
+                ["size", at, "method", of, key] => at == size && of == method && is_setting(key),
+                _ => false,
+            })
+    }
+
+    /// A tuned method must have what was chosen for it, and no seed by which it was chosen may judge it.
     pub(super) fn check_tuned(&self) -> Result<(), ProfileError> {
         for size in &self.sizes {
             for method in &self.methods {
@@ -597,6 +621,16 @@ impl Profile {
                         format!(
                             "`{method}` was chosen by seed {seed}, which would judge it too: must be seeds other than {:?}",
                             tuning.seeds
+                        ),
+                    ));
+                }
+                if !self.has_tuned_values(size, method) {
+                    return Err(self.wrong_list(
+                        "sizes",
+                        format!(
+                            "`{method}` has no tuned value at {size}, so it would be `{}` under another name: must be sizes that it \
+                             was tuned for",
+                            tuning.from
                         ),
                     ));
                 }

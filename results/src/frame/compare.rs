@@ -365,7 +365,8 @@ pub(super) fn judged(estimate: &Estimate, p_adjusted: Option<f64>) -> &'static s
     }
 }
 
-/// Compares the groups of one size with the one of the given name or, where there is none, with the only one of that preset.
+/// Compares the groups of one size with the one of the given name or, where there is none, with the only one of that preset. Tuned
+/// methods are compared with the tuned form of that one where it was tuned too: with as much effort on either side.
 fn compare<'a>(
     size: &[&'a Run],
     reference: &str,
@@ -378,13 +379,19 @@ fn compare<'a>(
         .iter()
         .filter(|group| group.row().preset == reference);
     let only = of_preset.next().filter(|_| of_preset.next().is_none());
-    let reference = named.or(only).cloned();
-    let pairs = groups.into_iter();
-    together(
-        pairs.map(|group| (group, reference.clone())).collect(),
-        margin,
-        losses,
-    )
+    let reference = named.or(only);
+    let tuned = reference.and_then(|reference| {
+        groups.iter().find(|group| {
+            let tuning = group.row().tuning.as_ref();
+            tuning.is_some_and(|tuning| tuning.from == reference.row().method)
+        })
+    });
+    let pairs = groups.iter().map(|group| {
+        let is_tuned = group.row().tuning.is_some();
+        let beside = tuned.filter(|_| is_tuned).or(reference);
+        (group.clone(), beside.cloned())
+    });
+    together(pairs.collect(), margin, losses)
 }
 
 /// Compares each group with what stands beside it; all of them are tested together.

@@ -21,11 +21,11 @@ pub struct Tuned {
     pub preset: String,
     /// Seeds of its points, ascending.
     pub seeds: Vec<u64>,
-    /// Points whose seeds all ran to their end.
+    /// Points that ran to their end with all of these seeds.
     pub complete: u64,
     /// Points of which a seed diverged: they have lost.
     pub diverged: u64,
-    /// Points that cannot be judged yet: a seed failed, stopped, runs, waits or cannot be read.
+    /// Points that cannot be judged yet: a seed failed, stopped, runs, waits, cannot be read or was tried with other points only.
     pub unfinished: u64,
     /// The best of the complete points; none where there is none.
     pub chosen: Option<Chosen>,
@@ -140,29 +140,32 @@ impl Runs {
             .into_iter()
             .map(|points| (points.judged(), points))
             .collect();
-        let rows: Vec<(&Tuned, &Group<'_>)> = tunings
+        let rows: Vec<(&Tuned, &Points<'_>, &Group<'_>)> = tunings
             .iter()
-            .flat_map(|(tuned, points)| points.groups.iter().map(move |group| (tuned, group)))
+            .flat_map(|(tuned, points)| {
+                let groups = points.groups.iter();
+                groups.map(move |group| (tuned, points, group))
+            })
             .collect();
         let best = |tuned: &Tuned| tuned.chosen.as_ref().map(|it| it.loss.point);
-        let mut columns = keys(&rows, |(_, group)| group.row());
+        let mut columns = keys(&rows, |(.., group)| group.row());
         columns.extend([
-            column("point_of", &rows, |(tuned, _)| tuned.method.clone()),
-            column("learning_rate", &rows, |(_, group)| {
+            column("point_of", &rows, |(tuned, ..)| tuned.method.clone()),
+            column("learning_rate", &rows, |(.., group)| {
                 group.row().learning_rate
             }),
-            column("settings", &rows, |(_, group)| written(values(group))),
+            column("settings", &rows, |(.., group)| written(values(group))),
         ]);
-        columns.extend(seeds(&rows, |(_, group)| *group));
-        columns.extend(estimate("validation_loss", &rows, |(_, group)| {
+        columns.extend(seeds(&rows, |(.., group)| *group));
+        columns.extend(estimate("validation_loss", &rows, |(.., group)| {
             group.mean(|result| result.validation_loss)
         }));
         columns.extend([
             column("interval_level", &rows, |_| LEVEL),
-            column("behind_best", &rows, |(tuned, group)| {
-                Some(complete(group)?.point - best(tuned)?)
+            column("behind_best", &rows, |(tuned, points, group)| {
+                Some(points.complete(group)?.point - best(tuned)?)
             }),
-            column("is_chosen", &rows, |(tuned, group)| {
+            column("is_chosen", &rows, |(tuned, _, group)| {
                 let chosen = tuned.chosen.as_ref();
                 chosen.is_some_and(|it| it.point == group.row().method)
             }),
@@ -237,17 +240,16 @@ impl Points<'_> {
         let count = |wanted: &dyn Fn(&Group<'_>) -> bool| {
             self.groups.iter().filter(|group| wanted(group)).count() as u64
         };
-        let complete = count(&|group| complete(group).is_some());
+        let complete = count(&|group| self.complete(group).is_some());
         let diverged = count(&|group| group.has_diverged());
         let runs = || self.groups.iter().flat_map(|group| &group.runs);
-        let seeds: BTreeSet<u64> = runs().map(|run| run.row.seed).collect();
         let mut cost = Cost::default();
         runs().for_each(|run| cost.charge(run));
         Tuned {
             size: row.size.clone(),
             method: self.of.to_owned(),
             preset: row.preset.clone(),
-            seeds: seeds.into_iter().collect(),
+            seeds: self.seeds().into_iter().collect(),
             complete,
             diverged,
             unfinished: self.groups.len() as u64 - complete - diverged,
@@ -257,11 +259,28 @@ impl Points<'_> {
         }
     }
 
+    /// The seeds that some point was tried with.
+    fn seeds(&self) -> BTreeSet<u64> {
+        let runs = self.groups.iter().flat_map(|group| &group.runs);
+        runs.map(|run| run.row.seed).collect()
+    }
+
+    /// Mean loss of a point that ran to its end with every seed that some point was tried with: means over other seeds cannot be
+    /// held against one another.
+    fn complete(&self, group: &Group<'_>) -> Option<Estimate> {
+        let all = group
+            .runs
+            .iter()
+            .all(|run| run.status == Status::Complete && run.validation_loss().is_some());
+        let all = all && group.runs.len() == self.seeds().len();
+        group.mean(|result| result.validation_loss).filter(|_| all)
+    }
+
     fn chosen(&self) -> Option<Chosen> {
         let mut judged: Vec<(&Group<'_>, Estimate)> = self
             .groups
             .iter()
-            .filter_map(|group| Some((group, complete(group)?)))
+            .filter_map(|group| Some((group, self.complete(group)?)))
             .collect();
         // Stable: of equals the first stays the first.
         judged.sort_by(|(_, left), (_, right)| left.point.total_cmp(&right.point));
@@ -311,15 +330,6 @@ impl Cost {
 
 /// The setting that every tuning is about.
 const RATE: &str = "learning_rate";
-
-/// Mean loss of a point whose seeds all ran to their end.
-fn complete(group: &Group<'_>) -> Option<Estimate> {
-    let all = group
-        .runs
-        .iter()
-        .all(|run| run.status == Status::Complete && run.validation_loss().is_some());
-    group.mean(|result| result.validation_loss).filter(|_| all)
-}
 
 fn values<'a>(group: &Group<'a>) -> &'a BTreeMap<String, f64> {
     static NONE: BTreeMap<String, f64> = BTreeMap::new();

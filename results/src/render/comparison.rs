@@ -50,7 +50,7 @@ pub fn comparison(names: [&str; 2], runs: [&Runs; 2], settings: &[DifferentSetti
     if !missing.is_empty() {
         let _ = write!(text, "\n## Only in one of them\n\n{missing}");
     }
-    text + &reading(&rows, runs)
+    text + &reading(&rows, runs, settings)
 }
 
 fn losses(rows: &[Between], several: bool) -> Table {
@@ -65,7 +65,7 @@ fn losses(rows: &[Between], several: bool) -> Table {
         let verdict = match (row.verdict, row.p_adjusted) {
             (Some(verdict), Some(p)) => format!("{verdict} ({})", probability(p)),
             (Some(verdict), None) => verdict.to_owned(),
-            (None, _) => "no seed in common".to_owned(),
+            (None, _) => "no seed complete in both".to_owned(),
         };
         table.rows.push(vec![
             format!("`{}`", row.method),
@@ -153,14 +153,27 @@ fn machines(runs: &Runs) -> String {
     machines.join("; ")
 }
 
-fn reading(rows: &[Between], runs: [&Runs; 2]) -> String {
+/// What of the training is not alike, so that a difference is that of the lengths too.
+fn unequal(settings: &[DifferentSetting]) -> Option<String> {
+    let lengths = settings
+        .iter()
+        .filter(|it| ["steps", "global_batch_size"].contains(&it.name.as_str()));
+    let lengths: Vec<String> = lengths
+        .map(|it| format!("{} = {} and {}", it.name, it.values[0], it.values[1]))
+        .collect();
+    (!lengths.is_empty()).then(|| format!("**unequal training**: {}", lengths.join(", ")))
+}
+
+fn reading(rows: &[Between], runs: [&Runs; 2], settings: &[DifferentSetting]) -> String {
     let tests = rows.iter().filter(|row| row.p_adjusted.is_some()).count();
     let level = level();
+    let read = unequal(settings)
+        .unwrap_or_else(|| "which read the same data in the same order".to_owned());
     format!(
         "\n## How to read this\n\n\
          - Both suites have read the same text with the same tokenizer and were measured on the same validation rows.\n\
          - `±` and brackets are {level} Student-t intervals over seeds. B minus A is over the seeds that both completed (pairs),\n  \
-         which read the same data in the same order: negative is better for B. p: paired t-test, two-sided, adjusted by Holm's method\n  \
+         {read}: negative is better for B. p: paired t-test, two-sided, adjusted by Holm's method\n  \
          over the {} of this page; better or worse where it is below {SIGNIFICANCE}. The other words are those of the\n  \
          tables of a suite (docs/statistics.md).\n\
          - Speeds are those of the machines: A on {}; B on {}.\n",

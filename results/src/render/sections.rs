@@ -51,7 +51,7 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
     let memory = runs.memory();
     let chapter = |size: String| {
         let sections = [
-            tuning::tuning_section(&rows(&tuning, &size), &rows(&all_runs, &size)),
+            tuning::tuning_section(&rows(&tuning, &size)),
             perplexity_section(
                 &rows(&perplexity, &size),
                 &rows(&all_runs, &size),
@@ -80,10 +80,9 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
 
 /// What the tuning of each size has come to, of a suite that tunes.
 pub(super) fn tunings(runs: &Runs) -> Vec<(String, Section)> {
-    let all_runs = runs.runs();
     let tuning = runs.tuning();
     let of_size = |size: String| {
-        let section = tuning::tuning_section(&rows(&tuning, &size), &rows(&all_runs, &size))?;
+        let section = tuning::tuning_section(&rows(&tuning, &size))?;
         Some((size, section))
     };
     sizes(&tuning).into_iter().filter_map(of_size).collect()
@@ -449,6 +448,13 @@ fn differences(rows: &[Cells<'_>]) -> String {
         return String::new();
     };
     let mut text = String::new();
+    let mut references = rows.iter().filter_map(|row| row.text("reference"));
+    if let Some(tuned) = references.find(|it| *it != reference) {
+        let _ = writeln!(
+            text,
+            "- Tuned methods are compared with `{tuned}`, which was tuned as they were."
+        );
+    }
     let compared: Vec<(&Cells<'_>, Estimate)> = rows
         .iter()
         .filter_map(|row| Some((row, row.estimate("difference", "difference_pairs")?)))

@@ -1,6 +1,7 @@
 //! Suites written to disk by the tests and read back: the frames, their files and the report, without training anything.
 
 mod answers;
+mod figures;
 mod spectra;
 mod suite;
 mod tuning;

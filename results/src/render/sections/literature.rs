@@ -109,6 +109,10 @@ pub(in crate::render) fn section(rows: &[Cells<'_>]) -> Option<Section> {
         notes += &source.note(index + 1);
     }
     notes += &evaluations(&sources);
+    if rows.iter().any(|row| !corrected(row).is_empty()) {
+        notes += "- Corrected: that undone, by the number of batches that are thought to have been evaluated, which is known roughly and\n  \
+                  of `full` alone. The published figure is too good by so much.\n";
+    }
     Some(Section {
         title: "Published figures".into(),
         from: "published",
@@ -145,6 +149,5 @@ fn evaluations(sources: &[Source]) -> String {
             numbers.join(", ")
         );
     }
-    text + "- Corrected: that undone, by the number of batches that are thought to have been evaluated, which is known roughly and\n  \
-            of `full` alone. The published figure is too good by so much.\n"
+    text
 }

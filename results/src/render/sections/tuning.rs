@@ -2,12 +2,11 @@
 
 use super::{Section, unit_of_time};
 use crate::render::cells::{Cells, fixed, millions, probability, rate, significant};
-use crate::render::number_of;
 use crate::render::table::Table;
 use std::fmt::Write;
 
-/// The point that is chosen for each method, how clearly, and the cost of all of them. `runs`: all runs of the size.
-pub(super) fn tuning_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<Section> {
+/// The point that is chosen for each method, how clearly, and the cost of all of them.
+pub(super) fn tuning_section(rows: &[Cells<'_>]) -> Option<Section> {
     rows.first()?;
     let number = |row: &Cells<'_>, column: &str| row.number(column).unwrap_or(0.0);
     let longest = rows.iter().map(|row| number(row, "tuning_seconds"));
@@ -41,7 +40,7 @@ pub(super) fn tuning_section(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> Option<S
          - Cost of all points of the method: training tokens, FLOPs, {unit} of its workers, each run charged its warm start\n  \
          even where it was handed on; runs: the same FLOPs in runs of the method as it is tuned for.\n"
     );
-    notes += &all_together(rows, runs);
+    notes += &all_together(rows);
     notes += &caveats(rows);
     notes += &other_settings(rows);
     Some(Section {
@@ -57,31 +56,15 @@ fn of_points(row: &Cells<'_>, column: &str) -> String {
     format!("{} of {}", count(column), count("points"))
 }
 
-/// The cost of the whole: the points of all methods, and the runs beside them.
-fn all_together(rows: &[Cells<'_>], runs: &[Cells<'_>]) -> String {
-    let beside: Vec<&Cells<'_>> = runs
-        .iter()
-        .filter(|run| run.text("point_of").is_none())
-        .collect();
-    let total = |of_points: &str, of_runs: &str| -> f64 {
-        let points = rows.iter().filter_map(|row| row.number(of_points));
-        let others = beside.iter().filter_map(|run| run.number(of_runs));
-        points.chain(others).sum()
-    };
-    let seconds = total("tuning_seconds", "wall_seconds");
+/// The cost of the points of all methods.
+fn all_together(rows: &[Cells<'_>]) -> String {
+    let total = |column: &str| -> f64 { rows.iter().filter_map(|row| row.number(column)).sum() };
+    let seconds = total("tuning_seconds");
     let (unit, each) = unit_of_time(seconds);
-    let included = if beside.is_empty() {
-        String::new()
-    } else {
-        format!(
-            ", with\n  {} of the recipe to hand on warm starts",
-            number_of(beside.len(), "run")
-        )
-    };
     format!(
-        "- All methods together: {} tokens, {:.2e} FLOPs, {} {unit} of workers{included}.\n",
-        millions(total("tuning_tokens", "tokens_seen")),
-        total("tuning_flops", "flops"),
+        "- All methods together: {} tokens, {:.2e} FLOPs, {} {unit}.\n",
+        millions(total("tuning_tokens")),
+        total("tuning_flops"),
         fixed(seconds / each, 1),
     )
 }
