@@ -107,10 +107,14 @@ pub fn write_all(
         written.push(path);
         Ok(())
     };
-    put(directory.join("report.md"), markdown(runs).as_bytes())?;
-    put(directory.join("report.tex"), latex(runs).as_bytes())?;
+    // The tables of all three are the same.
+    let chapters = sections::chapters(runs);
+    let text = markdown::with_chapters(runs, &chapters);
+    put(directory.join("report.md"), text.as_bytes())?;
+    let text = latex::with_chapters(&chapters);
+    put(directory.join("report.tex"), text.as_bytes())?;
     let figures = figures::figures(runs);
-    let page = html::html(runs, about, &figures)?;
+    let page = html::html(runs, about, &chapters, &figures)?;
     put(directory.join("report.html"), page.as_bytes())?;
     if !figures.is_empty() {
         create(&directory.join("figures"))?;
@@ -134,7 +138,12 @@ pub fn write_all(
 /// # Errors
 /// A figure that cannot be drawn.
 pub fn html(runs: &Runs, about: &About) -> Result<String, RenderError> {
-    html::html(runs, about, &figures::figures(runs))
+    html::html(
+        runs,
+        about,
+        &sections::chapters(runs),
+        &figures::figures(runs),
+    )
 }
 
 fn create(directory: &Path) -> Result<(), RenderError> {

@@ -2,7 +2,7 @@
 //! more of them do together.
 
 use super::build::{column, estimate, table};
-use super::compare::{Group, UNRESOLVED_DIVERGED, adjusted, judged};
+use super::compare::{Group, UNRESOLVED_DIVERGED, adjusted, groups, judged};
 use super::{Run, Runs};
 use crate::record::RowKeys;
 use crate::statistics::{
@@ -93,13 +93,8 @@ impl Runs {
 
 /// None where some combination is missing, where two methods are the same one, or where they differ in more than the parts.
 fn effects_of_size<'a>(size: &[&'a Run]) -> Vec<Effect<'a>> {
-    let cells: Vec<Group<'a>> = size
-        .chunk_by(|left, right| left.row.method == right.row.method)
-        .map(|runs| Group {
-            runs: runs.to_vec(),
-        })
-        .filter(|group| is_cell(group.row()))
-        .collect();
+    let mut cells = groups(size);
+    cells.retain(|group| is_cell(group.row()));
     let levels = |row: &RowKeys| PARTS.map(|(_, part)| part(row));
     let varied: Vec<usize> = (0..PARTS.len())
         .filter(|&part| {

@@ -5,7 +5,7 @@ use super::RenderError;
 use super::figures::{Figure, changeable, svg, width, with_scales};
 use super::markdown::{reading, standing};
 use super::number_of;
-use super::sections::{Chapter, chapters};
+use super::sections::Chapter;
 use super::table::Table;
 use super::text::escaped;
 use crate::frame::{Run, Runs};
@@ -25,19 +25,23 @@ pub struct About {
     pub plan: String,
 }
 
-/// The whole page. `figures` are those of [`figures`](super::figures::figures).
+/// The whole page. `chapters` are those of the Markdown report, `figures` are those of [`figures`](super::figures::figures).
 ///
 /// # Errors
 /// A figure that cannot be drawn.
-pub(super) fn html(runs: &Runs, about: &About, figures: &[Figure]) -> Result<String, RenderError> {
-    let chapters = chapters(runs);
+pub(super) fn html(
+    runs: &Runs,
+    about: &About,
+    chapters: &[Chapter],
+    figures: &[Figure],
+) -> Result<String, RenderError> {
     let mut body = format!(
         "<header>\n<button id=\"theme\" type=\"button\" aria-pressed=\"false\">dark</button>\n<h1>{}</h1>\n{}</header>\n",
         escaped(&about.name),
         from_markdown(&standing(runs))
     );
-    body += &contents(&chapters, figures);
-    for chapter in &chapters {
+    body += &contents(chapters, figures);
+    for chapter in chapters {
         let _ = write!(
             body,
             "<section>\n<h2 id=\"size-{0}\">{0}</h2>\n{1}",

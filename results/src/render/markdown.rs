@@ -6,7 +6,7 @@ pub use spectra::spectra;
 
 use super::cells::level;
 use super::number_of;
-use super::sections::{chapters, tunings};
+use super::sections::{Chapter, chapters, tunings};
 use crate::frame::Runs;
 use crate::record::Status;
 use crate::statistics::SIGNIFICANCE;
@@ -16,14 +16,19 @@ use std::fmt::Write;
 /// read them.
 #[must_use]
 pub fn markdown(runs: &Runs) -> String {
+    with_chapters(runs, &chapters(runs))
+}
+
+/// The same of chapters that are there already.
+pub(super) fn with_chapters(runs: &Runs, chapters: &[Chapter]) -> String {
     let mut text = String::from("# Results\n\n");
     text += &standing(runs);
     if runs.iter().next().is_none() {
         return text;
     }
-    for chapter in chapters(runs) {
+    for chapter in chapters {
         let _ = write!(text, "\n## {}\n\n{}", chapter.size, chapter.conditions);
-        for section in chapter.sections {
+        for section in &chapter.sections {
             let _ = write!(
                 text,
                 "\n### {}\n\n{}\n{}",
