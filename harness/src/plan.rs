@@ -7,9 +7,10 @@ use crate::files;
 use crate::lengths;
 use crate::matrix::Cell;
 use crate::progress::{duration, thousands};
-use crate::settings::{NetworkName, Settings};
+use crate::settings::NetworkName;
+use crate::worker;
 use anyhow::Result;
-use models::{Precision, cost};
+use models::{Device, Precision, cost};
 use results::record::PlannedMemory;
 use results::render::number_of;
 use serde::{Deserialize, Serialize};
@@ -667,7 +668,7 @@ fn shorten(plan: &mut Plan, scale: Scale, budget: &str) -> Result<(), UserError>
 pub fn bytes(cell: &Cell, precision: Precision) -> (cost::Bytes, bool) {
     let own = bytes_of_own_stage(cell, precision);
     if cell.settings.warm_start {
-        let full_rank = cost::bytes(&cell.network(), None, &step(&cell.settings, precision));
+        let full_rank = cost::bytes(&cell.network(), None, &step(cell, precision));
         if full_rank.total() > own.total() {
             return (full_rank, true);
         }
@@ -679,7 +680,7 @@ pub fn bytes(cell: &Cell, precision: Precision) -> (cost::Bytes, bool) {
 #[must_use]
 pub fn bytes_of_own_stage(cell: &Cell, precision: Precision) -> cost::Bytes {
     let low_rank = MethodSwitches::of(&cell.settings).low_rank;
-    let step = step(&cell.settings, precision);
+    let step = step(cell, precision);
     cost::bytes(&cell.network(), low_rank.as_ref(), &step)
 }
 
@@ -705,13 +706,15 @@ pub fn beside_process(bytes: cost::Bytes, process: u64) -> PlannedMemory {
     }
 }
 
-fn step(settings: &Settings, precision: Precision) -> cost::Step {
+fn step(cell: &Cell, precision: Precision) -> cost::Step {
+    let settings = &cell.settings;
     cost::Step {
         precision,
         rows: settings.micro_batch_size as usize,
         length: settings.sequence_length as usize,
         accumulates: settings.micro_batch_size < settings.global_batch_size,
         recompute: settings.recompute,
+        on_gpu: cell.device != worker::kind(Device::Cpu),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a run will cost, known before anything runs: operations of a token, bytes by class.
 
+mod gpu;
+
 use crate::device::Precision;
 use crate::low_rank::{Base, LowRank, Scaling};
 use crate::network::Network;
@@ -57,7 +59,7 @@ pub struct Bytes {
     pub moments: u64,
     /// What the backward pass needs of the forward pass.
     pub activations: u64,
-    /// The part of the logits that exists at a time, in f32.
+    /// The part of the logits that exists at a time; in f32 on the CPU.
     pub logits: u64,
     /// Gradients of activations within one block, or what the head sums up those of its input in.
     pub workspace: u64,
@@ -92,16 +94,21 @@ pub struct Step {
     pub accumulates: bool,
     /// Whether blocks are computed a second time instead of kept ([`Learner::recompute_blocks`](crate::Learner)).
     pub recompute: bool,
+    /// Whether a GPU takes it, whose operations have other temporary tensors.
+    pub on_gpu: bool,
 }
 
 /// Memory of a training step at its peak, without the allocator's own.
 ///
-/// The peak is one of the moments of a step: when the loss is computed, all activations exist, and the head's gradient
+/// On the CPU the peak is one of the moments of a step: when the loss is computed, all activations exist, and the head's gradient
 /// grows; when the last block's backward pass begins, gradients of activations join them; when the first block's does, all
 /// gradients but the embedding's are there; at the end, the activations have made way for the gradients of all parameters.
-/// The piece of the logits is kept from step to step.
+/// The piece of the logits is kept from step to step. On a GPU memory is kept by size (`cost/gpu.rs`).
 #[must_use]
 pub fn bytes(network: &Network, low_rank: Option<&LowRank>, step: &Step) -> Bytes {
+    if step.on_gpu {
+        return gpu::bytes(network, low_rank, step);
+    }
     let (value_bytes, state_bytes, master_bytes) = match step.precision {
         Precision::F32 => (4, 4, 0),
         Precision::Bf16 => (2, 2, 0),
@@ -229,6 +236,7 @@ mod tests {
             length: 512,
             accumulates: true,
             recompute: false,
+            on_gpu: false,
         };
         let full = bytes(&network, None, &step);
         let relora = bytes(&network, Some(&low_rank), &step);

@@ -12,6 +12,7 @@ use crate::draws::Draws;
 use crate::fault::DeviceFault;
 use crate::learner::{DeviceMemory, Learner, LlamaLearner};
 use crate::network::{Network, NetworkError};
+use crate::ops;
 use crate::optimizer::AdamW;
 use crate::parameter::{Dtype, Placement};
 
@@ -147,8 +148,13 @@ pub fn learner(
                     dtype: Dtype::F32,
                     masters: false,
                 };
-                let learner =
-                    LlamaLearner::<Flex>::new(network, adamw, placement, process_memory, draws);
+                let learner = LlamaLearner::<Flex>::new(
+                    network,
+                    adamw,
+                    placement,
+                    Box::new(process_memory),
+                    draws,
+                );
                 Ok(Box::new(learner))
             }
             Precision::Bf16 | Precision::Bf16Master => Err(DeviceError::Precision {
@@ -164,6 +170,27 @@ pub fn learner(
     }
 }
 
+/// A learner in f32 on a backend of the caller's own, whose kernels it brings: for what is not a [`Device`] of the product.
+///
+/// # Errors
+/// An impossible network.
+pub fn learner_on<B: ops::Backend>(
+    network: &Network,
+    adamw: &AdamW,
+    device: B::Device,
+    draws: &dyn Draws,
+) -> Result<Box<dyn Learner>, DeviceError> {
+    network.check()?;
+    let placement = Placement {
+        device,
+        dtype: Dtype::F32,
+        masters: false,
+    };
+    let memory = Box::new(DeviceMemory::default);
+    let learner = LlamaLearner::<B>::new(network, adamw, placement, memory, draws);
+    Ok(Box::new(learner))
+}
+
 // The unit tests of this crate are a second build of it and need no CUDA: generating its learners again would take minutes.
 #[cfg(all(feature = "cuda", not(test)))]
 fn cuda_learner(
@@ -175,37 +202,33 @@ fn cuda_learner(
 ) -> Result<Box<dyn Learner>, DeviceError> {
     use burn::backend::Cuda;
     use burn::backend::cuda::CudaDevice;
-    use half::bf16;
+    use cubecl::Runtime;
+    use cubecl::cuda::CudaRuntime;
 
     use crate::fault::PanicWatch;
 
-    // The allocator's own figures are not read yet: they need CubeCL's client, which the kernels will bring in.
-    let memory = DeviceMemory::default;
     let device = CudaDevice::new(index);
-    let make = || -> Box<dyn Learner> {
-        let masters = precision == Precision::Bf16Master;
-        match precision {
-            Precision::F32 => {
-                let placement = Placement {
-                    device,
-                    dtype: Dtype::F32,
-                    masters,
-                };
-                Box::new(LlamaLearner::<Cuda<f32>>::new(
-                    network, adamw, placement, memory, draws,
-                ))
-            }
-            Precision::Bf16 | Precision::Bf16Master => {
-                let placement = Placement {
-                    device,
-                    dtype: Dtype::Bf16,
-                    masters,
-                };
-                Box::new(LlamaLearner::<Cuda<bf16>>::new(
-                    network, adamw, placement, memory, draws,
-                ))
-            }
+    let of_device = device.clone();
+    // What has been taken is never given back but when it is asked for (`Learner::attach`).
+    let memory = Box::new(move || {
+        let usage = CudaRuntime::client(&of_device).memory_usage();
+        DeviceMemory {
+            peak_bytes: usage.ok().map(|usage| usage.bytes_reserved),
         }
+    });
+    let placement = Placement {
+        device,
+        dtype: match precision {
+            Precision::F32 => Dtype::F32,
+            Precision::Bf16 | Precision::Bf16Master => Dtype::Bf16,
+        },
+        masters: precision == Precision::Bf16Master,
+    };
+    // One backend for all precisions: tensors are made with a type of their own, and kernels are told it at launch.
+    let make = || -> Box<dyn Learner> {
+        Box::new(LlamaLearner::<Cuda>::new(
+            network, adamw, placement, memory, draws,
+        ))
     };
     Ok(PanicWatch::start().guard(|| Ok(make()))?)
 }

@@ -116,8 +116,8 @@ pub struct LossSum {
     pub targets: u64,
 }
 
-/// Memory of the device, as far as it can be told. On the CPU it is that of the process, from Linux's `/proc`; on CUDA it
-/// is not read yet.
+/// Memory of the device, as far as it can be told. On the CPU it is that of the process, from Linux's `/proc`; on CUDA what
+/// the allocator has taken from the driver, without the driver's own and that of compiled kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMemory {
     /// The most there has been; none where it cannot be read.
@@ -130,7 +130,9 @@ pub(crate) struct LlamaLearner<B: ops::Backend> {
     heads: usize,
     adamw: AdamW,
     placement: Placement<B>,
-    memory: fn() -> DeviceMemory,
+    memory: Box<dyn Fn() -> DeviceMemory>,
+    /// What was in use before memory was given back to the device.
+    peak_before: DeviceMemory,
     parameters: Llama<Parameter<B>>,
     attached: Option<Attached>,
     recompute_blocks: bool,
@@ -181,7 +183,7 @@ impl<B: ops::Backend> LlamaLearner<B> {
         network: &Network,
         adamw: &AdamW,
         placement: Placement<B>,
-        memory: fn() -> DeviceMemory,
+        memory: Box<dyn Fn() -> DeviceMemory>,
         draws: &dyn Draws,
     ) -> Self {
         let panics = PanicWatch::start();
@@ -194,6 +196,7 @@ impl<B: ops::Backend> LlamaLearner<B> {
             adamw: *adamw,
             placement,
             memory,
+            peak_before: DeviceMemory::default(),
             parameters,
             attached: None,
             recompute_blocks: false,
@@ -316,12 +319,22 @@ impl<B: ops::Backend> LlamaLearner<B> {
         weights: &Llama<Tensor<Autodiff<B>, 2>>,
         gradients: &mut Gradients,
     ) {
+        let mut concerned = Vec::new();
+        let mut addends = Vec::new();
         for (parameter, tensor) in self.parameters.iter_mut().zip(weights.iter()) {
             if parameter.is_trainable()
                 && let Some(gradient) = tensor.grad_remove(gradients)
             {
-                parameter.add_gradient(gradient, &self.placement);
+                concerned.push(parameter);
+                addends.push(gradient);
             }
+        }
+        let sums = concerned
+            .iter_mut()
+            .map(|parameter| parameter.gradient.take());
+        let sums = ops::accumulate(sums.collect(), addends, self.placement.state_dtype().burn());
+        for (parameter, sum) in concerned.into_iter().zip(sums) {
+            parameter.gradient = Some(sum);
         }
     }
 
@@ -365,9 +378,7 @@ impl<B: ops::Backend> LlamaLearner<B> {
             k: (update.step + 1).saturating_sub(attach_step).max(1),
             gradient_scale: clip_factor(grad_norm, update.grad_clip),
         };
-        for (parameter, gradient) in trainable.into_iter().zip(gradients) {
-            adamw(parameter, gradient, step, &self.placement);
-        }
+        adamw(trainable, gradients, step);
         Ok(())
     }
 
@@ -395,6 +406,8 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
                 parameter.forget_moments(placement);
             }
             learner.losses.clear();
+            learner.peak_before = learner.memory();
+            B::release_unused(&learner.placement.device);
             Ok(Attached {
                 step,
                 scaling: low_rank.scaling,
@@ -559,7 +572,9 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
     }
 
     fn memory(&self) -> DeviceMemory {
-        (self.memory)()
+        DeviceMemory {
+            peak_bytes: (self.memory)().peak_bytes.max(self.peak_before.peak_bytes),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ mod reset;
 
 pub use device::{
     Cuda, Device, DeviceError, Driver, Nvrtc, Precision, ProcessMemory, UnknownName,
-    held_by_process, learner, probe,
+    held_by_process, learner, learner_on, probe,
 };
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;

@@ -72,8 +72,7 @@ pub(crate) fn embed<B: ops::Backend>(
     weights: &Llama<Tensor<B, 2>>,
     batch: Batch<'_>,
 ) -> Tensor<B, 2> {
-    let tokens = indices(batch.inputs, &weights.embedding.device());
-    ops::embedding(weights.embedding.clone(), tokens)
+    ops::embedding(weights.embedding.clone(), batch.inputs)
 }
 
 /// The loss `[1]` of what the last block leaves `[n, d]`.

@@ -13,26 +13,34 @@
 //! Shapes, here and in the files below: `n` rows (tokens), `i` inputs, `o` outputs, `r` rank, `d` hidden width,
 //! `v` vocabulary, `b` batch, `t` length.
 
+pub mod accumulate;
 pub mod adamw;
 pub mod attention;
 mod autodiff;
 pub mod cpu;
+// The unit tests of this crate are a second build of it and need no GPU: compiling its kernels again would take minutes.
 pub mod cross_entropy;
+#[cfg(not(test))]
+mod cube;
 pub mod dropout;
 pub mod embedding;
 mod input;
 pub mod linear;
 pub mod low_rank_linear;
+pub mod magnitudes;
 pub mod residual;
 pub mod rms_norm;
 pub mod sum_of_squares;
 pub mod swiglu;
 
-pub use adamw::AdamStep;
+pub use adamw::{AdamState, AdamStep};
 pub use input::Input;
 
-use burn::backend::Cuda;
-use burn::tensor::{Int, Tensor, bf16};
+use std::sync::Arc;
+
+use burn::tensor::{DType, Int, Tensor};
+
+use crate::fault::DeviceFault;
 
 /// A device that can run the operations of this module.
 ///
@@ -40,6 +48,14 @@ use burn::tensor::{Int, Tensor, bf16};
 /// differentiable argument, in the order of the arguments, whether its gradient is needed; what is not needed is
 /// returned as `None`.
 pub trait Backend: burn::tensor::backend::Backend {
+    /// The same tensor laid out as the kernels of the device want it. For what is kept from step to step.
+    fn packed(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        x
+    }
+
+    /// Gives memory back that a pool of the device keeps for tensors of shapes that will not come again.
+    fn release_unused(_device: &Self::Device) {}
+
     /// `x·Wᵀ` of each weight, side by side `[n, Σ o]`, for x `[n, i]` and weights `[o, i]`.
     fn linear(x: Input<Self>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
         linear::definition(x.value(), weights)
@@ -137,39 +153,53 @@ pub trait Backend: burn::tensor::backend::Backend {
     }
 
     /// Rows of the table `[v, d]` picked by tokens `[n]`.
-    fn embedding(table: Tensor<Self, 2>, tokens: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
-        embedding::definition(table, tokens)
+    fn embedding(table: Tensor<Self, 2>, tokens: Arc<[u32]>) -> Tensor<Self, 2> {
+        embedding::definition(table, &tokens)
     }
 
     /// Gradient of [`Backend::embedding`] for the table `[v, d]`: rows of the gradient summed by token.
     fn embedding_backward(
-        tokens: Tensor<Self, 1, Int>,
+        tokens: Arc<[u32]>,
         gradient: Tensor<Self, 2>,
         vocabulary: usize,
     ) -> Tensor<Self, 2> {
-        embedding::backward(tokens, gradient, vocabulary)
+        embedding::backward(&tokens, gradient, vocabulary)
     }
 
-    /// One AdamW update; returns the new value, first and second moment.
+    /// Each sum with its addend, in the sum's type; a sum that is not there yet begins as the addend, in type `dtype`.
+    fn accumulate(
+        sums: Vec<Option<Tensor<Self, 2>>>,
+        addends: Vec<Tensor<Self, 2>>,
+        dtype: DType,
+    ) -> Vec<Tensor<Self, 2>> {
+        accumulate::definition(sums, addends, dtype)
+    }
+
+    /// The sum of the squares of each tensor's elements, in f32 `[count]`.
+    fn sums_of_squares(tensors: Vec<Tensor<Self, 2>>) -> Tensor<Self, 1> {
+        sum_of_squares::definition(tensors)
+    }
+
+    /// The magnitudes at two neighbouring places of their ascending order. Waits for the device.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn magnitudes(x: Tensor<Self, 2>, ranks: [usize; 2]) -> Result<[f32; 2], DeviceFault> {
+        magnitudes::definition(x, ranks)
+    }
+
+    /// One AdamW update of all parameters.
     fn adamw(
-        value: Tensor<Self, 2>,
-        gradient: Tensor<Self, 2>,
-        first: Tensor<Self, 2>,
-        second: Tensor<Self, 2>,
+        states: Vec<AdamState<Self>>,
+        gradients: Vec<Tensor<Self, 2>>,
         step: AdamStep,
-    ) -> (Tensor<Self, 2>, Tensor<Self, 2>, Tensor<Self, 2>) {
-        adamw::definition(value, gradient, first, second, step)
-    }
-
-    /// Sum of the squares of all elements `[1]`, in f32.
-    fn sum_of_squares(x: Tensor<Self, 2>) -> Tensor<Self, 1> {
-        sum_of_squares::definition(x)
+    ) -> Vec<AdamState<Self>> {
+        let pairs = states.into_iter().zip(gradients);
+        pairs
+            .map(|(state, gradient)| adamw::definition(state, gradient, &step))
+            .collect()
     }
 }
-
-// The composed definitions serve CUDA until it has kernels of its own.
-impl Backend for Cuda<f32> {}
-impl Backend for Cuda<bf16> {}
 
 /// `x·Wᵀ` of one to three layers that read the same input: x `[n, i]`, weights `[o, i]`, result `[n, Σ o]`.
 ///
@@ -229,24 +259,33 @@ pub fn residual<B: Backend>(x: Tensor<B, 2>, f: Tensor<B, 2>) -> Tensor<B, 2> {
 }
 
 /// Rows of the table picked by tokens: table `[v, d]`, tokens `[n]` below v, result `[n, d]`.
-pub fn embedding<B: Backend>(table: Tensor<B, 2>, tokens: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-    <B as Backend>::embedding(table, tokens)
+pub fn embedding<B: Backend>(table: Tensor<B, 2>, tokens: impl Into<Arc<[u32]>>) -> Tensor<B, 2> {
+    <B as Backend>::embedding(table, tokens.into())
 }
 
-/// One AdamW update with decoupled weight decay; returns the new value, first and second moment.
+/// Each sum with its addend, in the sum's type; a sum that is not there yet begins as the addend, in type `dtype`.
 ///
-/// In place on the CPU where the caller holds the only reference to the tensors.
-pub fn adamw<B: Backend>(
-    value: Tensor<B, 2>,
-    gradient: Tensor<B, 2>,
-    first: Tensor<B, 2>,
-    second: Tensor<B, 2>,
-    step: AdamStep,
-) -> (Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>) {
-    B::adamw(value, gradient, first, second, step)
+/// In place where the caller holds the only reference to the sums.
+pub fn accumulate<B: Backend>(
+    sums: Vec<Option<Tensor<B, 2>>>,
+    addends: Vec<Tensor<B, 2>>,
+    dtype: DType,
+) -> Vec<Tensor<B, 2>> {
+    B::accumulate(sums, addends, dtype)
 }
 
-/// Sum of the squares of all elements `[1]`, in f32 and in an order that does not depend on the number of threads.
-pub fn sum_of_squares<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 1> {
-    B::sum_of_squares(x)
+/// Sum of the squares of each tensor's elements `[count]`, in f32 and in an order that does not depend on the number of
+/// threads.
+pub fn sums_of_squares<B: Backend>(tensors: Vec<Tensor<B, 2>>) -> Tensor<B, 1> {
+    B::sums_of_squares(tensors)
+}
+
+/// One AdamW update of all parameters, with decoupled weight decay, in place where the caller holds the only reference to
+/// the tensors. Gradients are in the order of the states.
+pub fn adamw<B: Backend>(
+    states: Vec<AdamState<B>>,
+    gradients: Vec<Tensor<B, 2>>,
+    step: AdamStep,
+) -> Vec<AdamState<B>> {
+    B::adamw(states, gradients, step)
 }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::fault::DeviceFault;
 use crate::ops;
-use crate::parameter::{Moments, Parameter, Placement, to_host};
+use crate::parameter::{Parameter, to_host};
 
 /// The constants of AdamW. Weight decay is decoupled and reaches every trainable parameter, norms, embeddings,
 /// factors and scalars included, as in the official code.
@@ -53,11 +53,10 @@ impl Reading {
 /// `√Σ‖g‖²` over all gradients: within a tensor as the device sums, over tensors in f64 and in the network's order.
 /// Waits for the device.
 pub(crate) fn global_norm<B: ops::Backend>(gradients: &[Tensor<B, 2>]) -> Result<f64, DeviceFault> {
-    let sums = gradients
-        .iter()
-        .map(|gradient| ops::sum_of_squares(gradient.clone()))
-        .collect();
-    let sums: Vec<f32> = to_host(Tensor::cat(sums, 0))?;
+    if gradients.is_empty() {
+        return Ok(0.0);
+    }
+    let sums: Vec<f32> = to_host(ops::sums_of_squares(gradients.to_vec()))?;
     Ok(sums.into_iter().map(f64::from).sum::<f64>().sqrt())
 }
 
@@ -66,19 +65,22 @@ pub(crate) fn clip_factor(norm: f64, clip: Option<f64>) -> f64 {
     clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0))
 }
 
-/// One AdamW step of one parameter, in place where nothing else holds its tensors.
+/// One AdamW step of all trainable parameters, in place where nothing else holds their tensors. Gradients are in the order of
+/// the parameters.
 pub(crate) fn adamw<B: ops::Backend>(
-    parameter: &mut Parameter<B>,
-    gradient: Tensor<B, 2>,
+    parameters: Vec<&mut Parameter<B>>,
+    gradients: Vec<Tensor<B, 2>>,
     step: ops::AdamStep,
-    placement: &Placement<B>,
 ) {
-    let Some(Moments { first, second }) = parameter.moments.take() else {
-        return;
-    };
-    let (value, first, second) = ops::adamw(parameter.take_full(), gradient, first, second, step);
-    parameter.set_full(value, placement);
-    parameter.moments = Some(Moments { first, second });
+    let mut parameters = parameters;
+    let states = parameters
+        .iter_mut()
+        .filter_map(|parameter| parameter.take_state())
+        .collect();
+    let states = ops::adamw(states, gradients, step);
+    for (parameter, state) in parameters.into_iter().zip(states) {
+        parameter.set_state(state);
+    }
 }
 
 #[cfg(test)]

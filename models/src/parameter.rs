@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use half::bf16;
 
 use crate::fault::DeviceFault;
-use crate::ops;
+use crate::ops::{self, AdamState};
 
 /// What a tensor is to the optimizer, and so where it is saved and how it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Dtype {
         }
     }
 
-    fn burn(self) -> DType {
+    pub(crate) fn burn(self) -> DType {
         match self {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
@@ -147,7 +147,8 @@ pub(crate) struct Placement<B: ops::Backend> {
 }
 
 impl<B: ops::Backend> Placement<B> {
-    fn state_dtype(&self) -> Dtype {
+    /// Type of gradients and moments, and of what updates work on.
+    pub(crate) fn state_dtype(&self) -> Dtype {
         if self.masters { Dtype::F32 } else { self.dtype }
     }
 }
@@ -197,18 +198,47 @@ impl<B: ops::Backend> Parameter<B> {
         self.master.as_ref().unwrap_or(&self.value).clone()
     }
 
-    /// The same, moved out, so that an update can work in place; [`Parameter::set_full`] must follow.
-    pub(crate) fn take_full(&mut self) -> Tensor<B, 2> {
-        self.master.take().unwrap_or_else(|| {
-            let placeholder = Tensor::empty([1, 1], &self.value.device());
-            std::mem::replace(&mut self.value, placeholder)
+    /// What an update changes, moved out so that it can work in place; [`Parameter::set_state`] must follow. `None` of a frozen
+    /// parameter.
+    pub(crate) fn take_state(&mut self) -> Option<AdamState<B>> {
+        let Moments { first, second } = self.moments.take()?;
+        let placeholder = Tensor::empty([1, 1], &self.value.device());
+        let value = std::mem::replace(&mut self.value, placeholder);
+        let (full, copy) = match self.master.take() {
+            Some(master) => (master, Some(value)),
+            None => (value, None),
+        };
+        Some(AdamState {
+            full,
+            copy,
+            first,
+            second,
         })
     }
 
-    /// Stores what an update or a merge has made.
+    /// Stores what an update has made.
+    pub(crate) fn set_state(&mut self, state: AdamState<B>) {
+        let AdamState {
+            full,
+            copy,
+            first,
+            second,
+        } = state;
+        match copy {
+            Some(copy) => {
+                self.value = copy;
+                self.master = Some(full);
+            }
+            None => self.value = full,
+        }
+        self.moments = Some(Moments { first, second });
+    }
+
+    /// Stores what a merge has made.
     pub(crate) fn set_full(&mut self, full: Tensor<B, 2>, placement: &Placement<B>) {
+        let full = B::packed(full);
         if placement.masters {
-            self.value = full.clone().cast(placement.dtype.burn());
+            self.value = B::packed(full.clone().cast(placement.dtype.burn()));
             self.master = Some(full);
         } else {
             self.value = full;
@@ -218,10 +248,10 @@ impl<B: ops::Backend> Parameter<B> {
     /// Zero moments, as before the first update.
     pub(crate) fn forget_moments(&mut self, placement: &Placement<B>) {
         let zeros = || {
-            Tensor::zeros(
+            B::packed(Tensor::zeros(
                 self.matrix_shape(),
                 (&placement.device, placement.state_dtype().burn()),
-            )
+            ))
         };
         self.moments = Some(Moments {
             first: zeros(),
@@ -237,19 +267,6 @@ impl<B: ops::Backend> Parameter<B> {
 
     pub(crate) fn is_trainable(&self) -> bool {
         self.moments.is_some()
-    }
-
-    /// `gradient += addend`.
-    pub(crate) fn add_gradient(&mut self, addend: Tensor<B, 2>, placement: &Placement<B>) {
-        let addend = if placement.masters {
-            addend.cast(DType::F32)
-        } else {
-            addend
-        };
-        self.gradient = Some(match self.gradient.take() {
-            Some(sum) => sum.add(addend),
-            None => addend,
-        });
     }
 
     /// The gradient, zero where there was none, and with the frozen row taken out.
@@ -343,10 +360,10 @@ pub(crate) fn to_host<B: ops::Backend, const D: usize>(
 
 /// A tensor of the same shape, type and device as `like` with these elements.
 pub(crate) fn from_host<B: ops::Backend>(values: Vec<f32>, like: &Tensor<B, 2>) -> Tensor<B, 2> {
-    Tensor::from_data(
+    B::packed(Tensor::from_data(
         TensorData::new(values, like.dims()),
         (&like.device(), like.dtype()),
-    )
+    ))
 }
 
 /// Little-endian bytes of the tensor in its own type. Every `bf16` is an `f32` too, so nothing is rounded.

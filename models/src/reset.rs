@@ -3,12 +3,13 @@
 //! Only the moments of the factors are touched: not those of scalars, norms, embedding and head, and not Adam's step
 //! count, so no new bias correction follows. After `training_utils.py` of `Guitaricet/relora@176f376`.
 
+use burn::tensor::{Bool, Tensor, TensorData};
 use half::bf16;
 
 use crate::draws::{Draw, DrawRole, Draws};
 use crate::fault::DeviceFault;
-use crate::ops;
-use crate::parameter::{Dtype, Moments, Parameter, Role, from_host, to_host};
+use crate::ops::{self, magnitudes};
+use crate::parameter::{Dtype, Moments, Parameter, Role, dtype_of};
 
 /// How the factors' moments are pruned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,48 +50,67 @@ pub struct ResetReport {
     pub zeroed: u64,
 }
 
-/// The quantile `ratio` of `|values|` with linear interpolation, in f32 and to the bit what `torch.quantile` gives;
-/// `None` of nothing.
+/// Where the quantile of so many values lies: at or between two neighbours of their ascending order.
 ///
-/// The rank is `ratio·(n - 1)` in f32. Between neighbours `a` and `b` at a distance `w` from `a` it is
-/// `a + w(b - a)` below one half and `b - (b - a)(1 - w)` from there on, each with one rounding.
+/// The place is `ratio·(n - 1)` in f32. Between neighbours `a` and `b` at a distance `w` from `a` the quantile is
+/// `a + w(b - a)` below one half and `b - (b - a)(1 - w)` from there on, each with one rounding: to the bit what
+/// `torch.quantile` gives.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    below: usize,
+    above: usize,
+    weight: f32,
+}
+
+impl Place {
+    /// `None` of nothing.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "the definition is in f32"
+    )]
+    #[expect(clippy::cast_sign_loss, reason = "a rank is not negative")]
+    fn of(ratio: f64, count: usize) -> Option<Self> {
+        let last = count.checked_sub(1)?;
+        let rank = (ratio as f32 * last as f32).clamp(0.0, last as f32);
+        Some(Self {
+            below: (rank.floor() as usize).min(last),
+            above: (rank.ceil() as usize).min(last),
+            weight: rank - rank.floor(),
+        })
+    }
+
+    fn between(self, [a, b]: [f32; 2]) -> f32 {
+        if self.weight < 0.5 {
+            self.weight.mul_add(b - a, a)
+        } else {
+            (b - a).mul_add(-(1.0 - self.weight), b)
+        }
+    }
+}
+
+/// The quantile `ratio` of `|values|` with linear interpolation, in f32; `None` of nothing.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    reason = "the definition is in f32"
-)]
-#[expect(clippy::cast_sign_loss, reason = "a rank is not negative")]
 pub fn magnitude_quantile(values: &[f32], ratio: f64) -> Option<f32> {
-    let mut magnitudes: Vec<f32> = values.iter().map(|value| value.abs()).collect();
-    let last = magnitudes.len().checked_sub(1)?;
-    let rank = (ratio as f32 * last as f32).clamp(0.0, last as f32);
-    let below = (rank.floor() as usize).min(last);
-    let above = (rank.ceil() as usize).min(last);
-    let (_, &mut a, rest) = magnitudes.select_nth_unstable_by(below, f32::total_cmp);
-    let b = if above > below {
-        rest.iter().copied().min_by(f32::total_cmp).unwrap_or(a)
-    } else {
-        a
-    };
-    let weight = rank - rank.floor();
-    Some(if weight < 0.5 {
-        weight.mul_add(b - a, a)
-    } else {
-        (b - a).mul_add(-(1.0 - weight), b)
-    })
+    let place = Place::of(ratio, values.len())?;
+    let neighbours =
+        magnitudes::at_ranks(magnitudes::magnitudes(values), [place.below, place.above]);
+    Some(place.between(neighbours))
 }
 
 /// Which of a tensor's elements a magnitude reset keeps: those strictly above the quantile, so that a tensor of equal
 /// elements keeps none. The quantile of a bf16 tensor is rounded to bf16 first.
 #[must_use]
 pub fn keep_by_magnitude(values: &[f32], ratio: f64, dtype: Dtype) -> Vec<bool> {
-    let quantile = magnitude_quantile(values, ratio).unwrap_or(0.0);
-    let threshold = match dtype {
+    let threshold = rounded(magnitude_quantile(values, ratio).unwrap_or(0.0), dtype);
+    values.iter().map(|value| value.abs() > threshold).collect()
+}
+
+fn rounded(quantile: f32, dtype: Dtype) -> f32 {
+    match dtype {
         Dtype::F32 => quantile,
         Dtype::Bf16 => bf16::from_f32(quantile).to_f32(),
-    };
-    values.iter().map(|value| value.abs() > threshold).collect()
+    }
 }
 
 /// Prunes the moments of every factor among `parameters`. Waits for the device.
@@ -105,48 +125,71 @@ pub(crate) fn reset<'a, B: ops::Backend>(
         if !matches!(parameter.role, Role::FactorA | Role::FactorB) {
             continue;
         }
-        let shape = parameter.matrix_shape();
+        let (name, shape) = (parameter.name.clone(), parameter.matrix_shape());
         let Some(Moments { first, second }) = &mut parameter.moments else {
             continue;
         };
-        let dtype = crate::parameter::dtype_of(first);
-        let mut moments = [to_host(first.clone())?, to_host(second.clone())?];
-        let keep = |values: &[f32], role: DrawRole| match reset.kind {
-            ResetKind::Zero => vec![false; values.len()],
-            ResetKind::Magnitude(ratio) => keep_by_magnitude(values, ratio, dtype),
+        let dropped = |moment: &Tensor<B, 2>, role: DrawRole| match reset.kind {
+            ResetKind::Zero => Ok(None),
+            ResetKind::Magnitude(ratio) => below_quantile(moment, ratio).map(Some),
             ResetKind::Random(ratio) => {
                 let draw = Draw {
-                    name: &parameter.name,
+                    name: &name,
                     role,
                     step,
                     shape,
                 };
-                draws
-                    .values(&draw)
-                    .into_iter()
-                    .map(|value| f64::from(value) > ratio)
-                    .collect()
+                let drawn = draws.values(&draw).into_iter();
+                let dropped: Vec<bool> = drawn.map(|value| f64::from(value) <= ratio).collect();
+                let data = TensorData::new(dropped, shape);
+                Ok(Some(Tensor::from_data(data, &moment.device())))
             }
         };
-        let keep_first = keep(&moments[0], DrawRole::KeepFirst);
-        let keep_second = match reset.mask {
-            Mask::Joint => keep_first.clone(),
-            Mask::Separate => keep(&moments[1], DrawRole::KeepSecond),
+        let dropped_first = dropped(first, DrawRole::KeepFirst)?;
+        let dropped_second = match reset.mask {
+            Mask::Joint => dropped_first.clone(),
+            Mask::Separate => dropped(second, DrawRole::KeepSecond)?,
         };
-        for (values, keep) in moments.iter_mut().zip([keep_first, keep_second]) {
-            for (value, keep) in values.iter_mut().zip(keep) {
-                if !keep {
-                    *value = 0.0;
-                    report.zeroed += 1;
+        for (moment, dropped) in [(first, dropped_first), (second, dropped_second)] {
+            let elements = (shape[0] * shape[1]) as u64;
+            report.total += elements;
+            let pruned = match dropped {
+                // All of them.
+                None => {
+                    report.zeroed += elements;
+                    moment.zeros_like()
                 }
-            }
-            report.total += values.len() as u64;
+                Some(dropped) => {
+                    report.zeroed += count(&dropped)?;
+                    moment.clone().mask_fill(dropped, 0.0)
+                }
+            };
+            *moment = B::packed(pruned);
         }
-        let [first_values, second_values] = moments;
-        *first = from_host(first_values, first);
-        *second = from_host(second_values, second);
     }
     Ok(report)
+}
+
+/// Which elements are not above the quantile of their magnitudes: what [`keep_by_magnitude`] drops.
+fn below_quantile<B: ops::Backend>(
+    moment: &Tensor<B, 2>,
+    ratio: f64,
+) -> Result<Tensor<B, 2, Bool>, DeviceFault> {
+    let [rows, columns] = moment.dims();
+    let quantile = match Place::of(ratio, rows * columns) {
+        Some(place) => place.between(B::magnitudes(moment.clone(), [place.below, place.above])?),
+        None => 0.0,
+    };
+    let threshold = rounded(quantile, dtype_of(moment));
+    let kept = moment.clone().abs().greater_elem(threshold);
+    Ok(kept.bool_not())
+}
+
+/// How many are set. Waits for the device.
+fn count<B: ops::Backend>(flags: &Tensor<B, 2, Bool>) -> Result<u64, DeviceFault> {
+    let sum = flags.clone().int().sum().try_into_data();
+    let sum = sum.map_err(|error| DeviceFault::new(&error.to_string()))?;
+    Ok(sum.iter::<i64>().sum::<i64>().unsigned_abs())
 }
 
 #[cfg(test)]
@@ -155,7 +198,7 @@ mod tests {
 
     use super::*;
     use crate::draws::Seeded;
-    use crate::parameter::{Placement, dtype_of};
+    use crate::parameter::{Placement, from_host, to_host};
 
     /// The official code draws and compares in the moments' own type, and keeps 0.78 % of bf16 moments at this ratio.
     #[test]

@@ -5,38 +5,16 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use models::ops::dropout::Mask;
 use models::ops::low_rank_linear::{self, Layer};
-use models::ops::{self, AdamStep};
+use models::ops::{self, AdamState, AdamStep};
 use proptest::prelude::*;
+
+#[path = "common/inputs.rs"]
+mod inputs;
+
+use inputs::{Input, input, noise, some_targets, some_tokens};
 
 type Graph = Autodiff<Flex>;
 type Device = burn::backend::flex::FlexDevice;
-
-/// A reproducible value in [-1, 1) for every index.
-fn noise(seed: u64, index: usize) -> f64 {
-    let mut x = seed
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(index as u64)
-        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x ^= x >> 31;
-    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^= x >> 29;
-    (x >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-}
-
-#[derive(Clone, Debug)]
-struct Input {
-    values: Vec<f32>,
-    shape: [usize; 2],
-}
-
-fn input(seed: u64, shape: [usize; 2]) -> Input {
-    Input {
-        values: (0..shape[0] * shape[1])
-            .map(|index| noise(seed, index) as f32)
-            .collect(),
-        shape,
-    }
-}
 
 fn leaf(input: &Input) -> Tensor<Graph, 2> {
     Tensor::from_data(
@@ -151,18 +129,17 @@ fn low_rank_layer(
     Layer { weight, a, b, mask }
 }
 
-/// Targets below the vocabulary, every third one ignored where asked.
-fn some_targets(seed: u64, rows: usize, vocabulary: usize, with_ignored: bool) -> Vec<i64> {
-    let target = |row| ((noise(seed, row) + 1.0) / 2.0 * vocabulary as f64) as i64;
-    (0..rows)
-        .map(|row| {
-            if with_ignored && row % 3 == 1 {
-                -1
-            } else {
-                target(row)
-            }
-        })
-        .collect()
+fn state_of(
+    full: Tensor<Flex, 2>,
+    first: Tensor<Flex, 2>,
+    second: Tensor<Flex, 2>,
+) -> AdamState<Flex> {
+    AdamState {
+        full,
+        copy: None,
+        first,
+        second,
+    }
 }
 
 proptest! {
@@ -308,10 +285,10 @@ proptest! {
     #[test]
     fn embedding_equals_its_definition(n in 1usize..300, d in 1usize..40, v in 1usize..70, seed in 0u64..1000) {
         let inputs = [input(seed, [v, d])];
-        let tokens = some_targets(seed, n, v, false);
+        let tokens = some_tokens(seed, n, v);
         assert_agree(
-            differentiate(&inputs, |[table]| ops::embedding(table, integers(&tokens))),
-            differentiate(&inputs, |[table]| ops::embedding::definition(table, integers(&tokens))),
+            differentiate(&inputs, |[table]| ops::embedding(table, &tokens[..])),
+            differentiate(&inputs, |[table]| ops::embedding::definition(table, &tokens)),
         );
     }
 
@@ -322,15 +299,13 @@ proptest! {
         let step = AdamStep {
             learning_rate: 1e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, k, gradient_scale: 0.7,
         };
-        let tensors = || [&value, &gradient, &first, &second].map(plain);
-        let [w, g, m, v] = tensors();
-        let own = ops::adamw(w, g, m, v, step);
-        let [w, g, m, v] = tensors();
-        let reference = ops::adamw::definition(w, g, m, v, step);
-        prop_assert!(difference(&values(own.0), &values(reference.0)) < 1e-6);
-        prop_assert!(difference(&values(own.1), &values(reference.1)) < 1e-6);
-        prop_assert!(difference(&values(own.2), &values(reference.2)) < 1e-6);
-        let own = values(ops::sum_of_squares(plain(&value)));
+        let state = || state_of(plain(&value), plain(&first), plain(&second));
+        let own = ops::adamw(vec![state()], vec![plain(&gradient)], step).remove(0);
+        let reference = ops::adamw::definition(state(), plain(&gradient), &step);
+        prop_assert!(difference(&values(own.full), &values(reference.full)) < 1e-6);
+        prop_assert!(difference(&values(own.first), &values(reference.first)) < 1e-6);
+        prop_assert!(difference(&values(own.second), &values(reference.second)) < 1e-6);
+        let own = values(ops::sums_of_squares(vec![plain(&value)]));
         let reference: f64 = value.values.iter().map(|x| f64::from(*x).powi(2)).sum();
         prop_assert!((f64::from(own[0]) / reference - 1.0).abs() < 1e-7);
     }
@@ -359,15 +334,11 @@ fn composed_backward_functions_agree_with_the_kernels() {
         ops::rms_norm::backward(x.clone(), weight.clone(), g.clone(), [true; 2]).into(),
         Flex::rms_norm_backward(x.clone(), weight, g.clone(), [true; 2]).into(),
     );
-    let tokens: Vec<i64> = some_targets(5, 37, 11, false);
+    let tokens = some_tokens(5, 37, 11);
     all(
-        vec![Some(ops::embedding::backward(
-            integers(&tokens).inner(),
-            g.clone(),
-            11,
-        ))],
+        vec![Some(ops::embedding::backward(&tokens, g.clone(), 11))],
         vec![Some(<Flex as Backend>::embedding_backward(
-            integers(&tokens).inner(),
+            tokens.into(),
             g.clone(),
             11,
         ))],
@@ -632,10 +603,10 @@ proptest! {
 
     #[test]
     fn embedding_matches_finite_differences(n in 1usize..9, d in 1usize..6, v in 1usize..6, seed in 0u64..1000) {
-        let tokens = some_targets(seed, n, v, false);
+        let tokens = some_tokens(seed, n, v);
         assert_differentiates(
             [input(seed, [v, d])],
-            |[table]| ops::embedding(table, integers(&tokens)),
+            |[table]| ops::embedding(table, &tokens[..]),
             |[table]| tokens.iter().flat_map(|&token| table[token as usize * d..][..d].to_vec()).collect(),
         );
     }
@@ -724,14 +695,10 @@ fn views_and_shared_storage_are_read_and_written_correctly() {
         k: 1,
         gradient_scale: 1.0,
     };
-    let updated = ops::adamw(
-        view.clone(),
-        copy.clone(),
-        view.zeros_like(),
-        view.zeros_like(),
-        step,
-    )
-    .0;
+    let state = state_of(view.clone(), view.zeros_like(), view.zeros_like());
+    let updated = ops::adamw(vec![state], vec![copy.clone()], step)
+        .remove(0)
+        .full;
     assert_eq!(values(x), before);
     assert_ne!(values(updated), values(copy));
 }
@@ -793,7 +760,7 @@ fn bf16_tensors_take_the_composed_definitions() {
     assert_bf16_agrees([x(), input(5, [n, d])], own_swiglu);
     assert_bf16_agrees([x(), input(5, [n, d])], |[x, f]| ops::residual(x, f));
     assert_bf16_agrees([input(7, [11, d])], |[table]| {
-        ops::embedding(table, integers(&some_targets(8, n, 11, false)))
+        ops::embedding(table, some_tokens(8, n, 11))
     });
 }
 
@@ -842,16 +809,11 @@ fn everything() -> Vec<Vec<u32>> {
     };
     let adamw = || {
         let wide = input(9, [n, i]);
-        let (w, m, s) = ops::adamw(
-            plain(&wide),
-            plain(&wide),
-            plain(&wide),
-            plain(&wide).abs(),
-            step,
-        );
+        let state = state_of(plain(&wide), plain(&wide), plain(&wide).abs());
+        let state = ops::adamw(vec![state], vec![plain(&wide)], step).remove(0);
         (
-            values(ops::sum_of_squares(plain(&wide))),
-            [values(w), values(m), values(s)],
+            values(ops::sums_of_squares(vec![plain(&wide)])),
+            [state.full, state.first, state.second].map(values),
         )
     };
     vec![
@@ -876,7 +838,7 @@ fn everything() -> Vec<Vec<u32>> {
             ops::residual(x, f)
         })),
         bits(differentiate(&[input(7, [v, d])], |[table]| {
-            ops::embedding(table, integers(&some_targets(8, n, v, false)))
+            ops::embedding(table, some_tokens(8, n, v))
         })),
         bits(adamw()),
     ]

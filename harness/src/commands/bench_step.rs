@@ -46,6 +46,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         length,
         accumulates: false,
         recompute: settings.recompute,
+        on_gpu: device != Device::Cpu,
     };
     let planned = cost::bytes(&network, low_rank.as_ref(), &step);
     if device == Device::Cpu {

@@ -46,18 +46,41 @@ impl AdamStep {
     }
 }
 
-/// The new value, first and second moment, composed.
+/// What AdamW changes of one parameter.
+#[derive(Clone, Debug)]
+pub struct AdamState<B: Backend> {
+    /// The value that the update works on.
+    pub full: Tensor<B, 2>,
+    /// The value in the type that the network computes in, where that is another one.
+    pub copy: Option<Tensor<B, 2>>,
+    /// First moment m.
+    pub first: Tensor<B, 2>,
+    /// Second moment v.
+    pub second: Tensor<B, 2>,
+}
+
+/// The state of one parameter after an update, composed.
 pub fn definition<B: Backend>(
-    value: Tensor<B, 2>,
+    state: AdamState<B>,
     gradient: Tensor<B, 2>,
-    first: Tensor<B, 2>,
-    second: Tensor<B, 2>,
-    step: AdamStep,
-) -> (Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>) {
+    step: &AdamStep,
+) -> AdamState<B> {
+    let AdamState {
+        full,
+        copy,
+        first,
+        second,
+    } = state;
     let gradient = gradient.cast(first.dtype()) * step.gradient_scale;
     let second = second * step.beta2 + gradient.clone().square() * (1.0 - step.beta2);
     let first = first * step.beta1 + gradient * (1.0 - step.beta1);
     let root = second.clone().sqrt() * step.inverse_second_correction() + step.epsilon;
-    let change = (first.clone() / root * step.step_size()).cast(value.dtype());
-    (value * step.decay() - change, first, second)
+    let change = (first.clone() / root * step.step_size()).cast(full.dtype());
+    let full = full * step.decay() - change;
+    AdamState {
+        copy: copy.map(|copy| full.clone().cast(copy.dtype())),
+        full,
+        first,
+        second,
+    }
 }

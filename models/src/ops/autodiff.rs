@@ -6,6 +6,7 @@
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -316,12 +317,12 @@ impl<B: Backend> Saved<B, 2> for Residual {
 }
 
 #[derive(Clone, Debug)]
-struct Embedding<B: Backend> {
-    tokens: Tensor<B, 1, Int>,
+struct Embedding {
+    tokens: Arc<[u32]>,
     vocabulary: usize,
 }
 
-impl<B: Backend> Saved<B, 1> for Embedding<B> {
+impl<B: Backend> Saved<B, 1> for Embedding {
     fn gradients(self, gradient: FloatTensor<B>, wanted: [bool; 1]) -> [Option<FloatTensor<B>>; 1] {
         [wanted[0].then(|| {
             unwrap(<B as Backend>::embedding_backward(
@@ -434,10 +435,10 @@ impl<B: Backend, C: CheckpointStrategy> Backend for Autodiff<B, C> {
         node(parents.each_ref(), unwrap(output), || Residual)
     }
 
-    fn embedding(table: Tensor<Self, 2>, tokens: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+    fn embedding(table: Tensor<Self, 2>, tokens: Arc<[u32]>) -> Tensor<Self, 2> {
         let [vocabulary, _] = table.dims();
-        let (table, tokens) = (unwrap(table), inner(tokens));
-        let output = <B as Backend>::embedding(plain::<B, C, 2>(&table), tokens.clone());
+        let table = unwrap(table);
+        let output = <B as Backend>::embedding(plain::<B, C, 2>(&table), Arc::clone(&tokens));
         node([&table], unwrap(output), || Embedding {
             tokens,
             vocabulary,

@@ -16,6 +16,8 @@ pub mod sum_of_squares;
 pub mod swiglu;
 pub mod vector;
 
+use std::sync::Arc;
+
 use burn::backend::Flex;
 use burn::tensor::{DType, Int, Shape, Tensor, TensorData, TensorPrimitive};
 use burn_flex::FlexTensor;
@@ -24,7 +26,7 @@ use rayon::prelude::*;
 use self::product::{Matrix, Threads, add_product, product, products};
 use super::attention::Rotary;
 use super::dropout::Mask;
-use super::{AdamStep, Backend, Input};
+use super::{AdamState, AdamStep, Backend, Input};
 
 /// The storage of a float tensor, contiguous.
 struct Values(FlexTensor);
@@ -92,14 +94,6 @@ fn indices(tokens: Tensor<Flex, 1, Int>) -> Vec<Option<usize>> {
         .iter::<i64>()
         .map(|token| usize::try_from(token).ok())
         .collect()
-}
-
-/// Tokens as indices.
-fn tokens(tokens: Tensor<Flex, 1, Int>) -> Vec<usize> {
-    let known = indices(tokens)
-        .into_iter()
-        .map(|token| token.expect("a token is never negative"));
-    known.collect()
 }
 
 fn are_f32<'a, const D: usize>(tensors: impl IntoIterator<Item = &'a Tensor<Flex, D>>) -> bool {
@@ -374,62 +368,75 @@ impl Backend for Flex {
         f.tensor()
     }
 
-    fn embedding(table: Tensor<Self, 2>, tokens: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+    fn embedding(table: Tensor<Self, 2>, tokens: Arc<[u32]>) -> Tensor<Self, 2> {
         if !are_f32([&table]) {
-            return super::embedding::definition(table, tokens);
+            return super::embedding::definition(table, &tokens);
         }
         let [_, width] = table.dims();
-        let (table, tokens) = (Values::new(table), self::tokens(tokens));
-        let rows = tokens.len();
-        tensor(
-            embedding::forward(table.slice(), &tokens, width),
-            [rows, width],
-        )
+        let output = embedding::forward(Values::new(table).slice(), &tokens, width);
+        tensor(output, [tokens.len(), width])
     }
 
     fn embedding_backward(
-        tokens: Tensor<Self, 1, Int>,
+        tokens: Arc<[u32]>,
         gradient: Tensor<Self, 2>,
         vocabulary: usize,
     ) -> Tensor<Self, 2> {
         if !are_f32([&gradient]) {
-            return super::embedding::backward(tokens, gradient, vocabulary);
+            return super::embedding::backward(&tokens, gradient, vocabulary);
         }
         let [_, width] = gradient.dims();
         let gradient = Values::new(gradient);
         let mut table = vec![0.0; vocabulary * width];
-        embedding::backward(&self::tokens(tokens), gradient.slice(), width, &mut table);
+        embedding::backward(&tokens, gradient.slice(), width, &mut table);
         tensor(table, [vocabulary, width])
     }
 
-    fn adamw(
-        value: Tensor<Self, 2>,
-        gradient: Tensor<Self, 2>,
-        first: Tensor<Self, 2>,
-        second: Tensor<Self, 2>,
-        step: AdamStep,
-    ) -> (Tensor<Self, 2>, Tensor<Self, 2>, Tensor<Self, 2>) {
-        if !are_f32([&value, &gradient, &first, &second]) {
-            return super::adamw::definition(value, gradient, first, second, step);
+    fn sums_of_squares(tensors: Vec<Tensor<Self, 2>>) -> Tensor<Self, 1> {
+        if !are_f32(&tensors) {
+            return super::sum_of_squares::definition(tensors);
         }
-        let gradient = Values::new(gradient);
-        let [mut value, mut first, mut second] = [value, first, second].map(Values::new);
-        adamw::update(
-            value.slice_mut(),
-            gradient.slice(),
-            first.slice_mut(),
-            second.slice_mut(),
-            &step,
-        );
-        (value.tensor(), first.tensor(), second.tensor())
+        let count = tensors.len();
+        let sum = |x| sum_of_squares::sum_of_squares(Values::new(x).slice()) as f32;
+        tensor(tensors.into_iter().map(sum).collect(), [count])
     }
 
-    fn sum_of_squares(x: Tensor<Self, 2>) -> Tensor<Self, 1> {
-        if !are_f32([&x]) {
-            return super::sum_of_squares::definition(x);
-        }
-        let sum = sum_of_squares::sum_of_squares(Values::new(x).slice());
-        tensor(vec![sum as f32], [1])
+    fn adamw(
+        states: Vec<AdamState<Self>>,
+        gradients: Vec<Tensor<Self, 2>>,
+        step: AdamStep,
+    ) -> Vec<AdamState<Self>> {
+        let pairs = states.into_iter().zip(gradients);
+        pairs
+            .map(|(state, gradient)| adamw_of_one(state, gradient, &step))
+            .collect()
+    }
+}
+
+/// One AdamW update of one parameter.
+fn adamw_of_one(
+    state: AdamState<Flex>,
+    gradient: Tensor<Flex, 2>,
+    step: &AdamStep,
+) -> AdamState<Flex> {
+    if state.copy.is_some() || !are_f32([&state.full, &gradient, &state.first, &state.second]) {
+        return super::adamw::definition(state, gradient, step);
+    }
+    let gradient = Values::new(gradient);
+    let [mut full, mut first, mut second] =
+        [state.full, state.first, state.second].map(Values::new);
+    adamw::update(
+        full.slice_mut(),
+        gradient.slice(),
+        first.slice_mut(),
+        second.slice_mut(),
+        step,
+    );
+    AdamState {
+        full: full.tensor(),
+        copy: None,
+        first: first.tensor(),
+        second: second.tensor(),
     }
 }
 

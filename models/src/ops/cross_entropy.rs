@@ -11,6 +11,19 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 /// Rows of logits that exist at a time in the composed form: 262 MB at a vocabulary of 32,000.
 const BLOCK_ROWS: usize = 2048;
 
+/// Blocks of a batch on GPUs. Their number does not grow with the batch, so that neither does the number of launches; logits
+/// then take an eighth of what all of them would.
+const MOST_GPU_BLOCKS: usize = 8;
+
+/// Rows of the smallest block on GPUs, and of what all but the last are a multiple of: a view may begin at each.
+const LEAST_GPU_ROWS: usize = 128;
+
+/// Rows of logits that exist at a time on GPUs, for that many rows in all.
+pub(crate) fn rows_of_gpu_block(rows: usize) -> usize {
+    rows.div_ceil(MOST_GPU_BLOCKS)
+        .next_multiple_of(LEAST_GPU_ROWS)
+}
+
 /// The loss alone `[1]`, from whole logits: the reference that the blocked forms are tested against.
 pub fn definition<B: Backend>(
     hidden: Tensor<B, 2>,

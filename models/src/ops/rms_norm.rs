@@ -8,6 +8,11 @@ use burn::tensor::{DType, Tensor};
 /// ε, inside the root, as in the official code (`modeling_llama.py`, Guitaricet/relora@176f376).
 pub const EPSILON: f32 = 1e-6;
 
+/// Parts in which GPUs add up the weight's gradient, for that many rows.
+pub(crate) fn gpu_parts(rows: usize) -> usize {
+    rows.clamp(1, 512)
+}
+
 /// The normalised rows times the weight, composed.
 pub fn definition<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
     let dtype = x.dtype();
