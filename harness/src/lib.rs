@@ -32,6 +32,7 @@ pub mod hugging_face;
 pub mod journal;
 pub mod lease;
 pub mod machine;
+pub mod nvml;
 pub mod progress;
 pub mod spectra;
 pub mod stop;

@@ -9,10 +9,11 @@
 //! - [`Learner`]: train, restart, reset, evaluate, read and write tensors
 //! - [`AdamW`], [`Update`], [`Reading`]: the optimizer; [`MomentReset`]: pruning of its moments
 //! - [`Draws`]: every random number, as a pure function of what it is for
-//! - [`Device`], [`Precision`], [`probe`]: where it runs
+//! - [`Device`], [`Precision`]: where it runs; [`probe`]: what of CUDA is here; [`DeviceFault`]: what a device fails with
 //! - [`ops`]: the operations, one set of kernels for each kind of device
 
 pub mod cost;
+mod cuda;
 mod device;
 mod draws;
 mod fault;
@@ -25,9 +26,12 @@ mod optimizer;
 mod parameter;
 mod reset;
 
+pub use cuda::{
+    Cuda, Driver, Gpu, GpuMemory, Headers, MissingHeaders, NVRTC_REMEDY, Nvrtc, gpu_memory, probe,
+};
 pub use device::{
-    Cuda, Device, DeviceError, Driver, Nvrtc, Precision, ProcessMemory, UnknownName,
-    held_by_process, learner, learner_on, probe,
+    Device, DeviceError, Precision, ProcessMemory, UnknownName, held_by_process, learner,
+    learner_on,
 };
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;

@@ -809,6 +809,7 @@ impl Replay {
             from_step: 0,
             device_name: String::new(),
             threads: 1,
+            cuda: None,
         };
         let mut journal = Journal::open(&directory, &cell, lease, session)?;
         if recording.start > 0 {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use datasets::source::Item;
 use datasets::store::Writer;
 use datasets::tokenizer::Tokenizer;
@@ -20,6 +20,7 @@ use super::{print, print_json};
 use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
+use crate::micro_batch;
 use crate::progress::warn;
 use crate::run::view;
 use crate::stop;
@@ -100,12 +101,24 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         epsilon: 1e-8,
         weight_decay: 0.0,
     };
-    let mut learner = models::learner(network, &adamw, device, precision, &Nothing)?;
-    folder.load_into(learner.as_mut())?;
-    let mut sum = 0.0;
-    for sequences in batches.pass() {
-        sum += learner.evaluate(view(&sequences?))?.sum;
-    }
+    let sum = stop::without_panic(|| {
+        let mut learner = models::learner(network, &adamw, device, precision, &Nothing)?;
+        folder.load_into(learner.as_mut())?;
+        let mut sum = 0.0;
+        for sequences in batches.pass() {
+            sum += learner.evaluate(view(&sequences?))?.sum;
+        }
+        Ok(sum)
+    });
+    let sum = sum.map_err(|error| {
+        if !micro_batch::is_out_of_memory(&error) {
+            return error;
+        }
+        anyhow!(
+            "device {device} ran out of memory with --batch-size {}; a smaller one takes less",
+            options.batch_size
+        )
+    })?;
     let loss = Some(sum / targets as f64).filter(|loss| loss.is_finite());
     let bytes = store.validation_text_bytes();
     let evaluation = Evaluation {
