@@ -334,6 +334,7 @@ impl Laboratory {
             from_step: 0,
             device_name: "test".into(),
             threads: 1,
+            kernels: None,
         };
         let mut journal = Journal::open(directory, cell, lease, session).expect("a journal");
         let data = worker::data(cell, &self.store).expect("batches");

@@ -16,6 +16,7 @@ use crate::cli::CalibrateOptions;
 use crate::commands::print;
 use crate::exit::Exit;
 use crate::files::failed_to;
+use crate::kernels::Kernels;
 use crate::matrix::Cell;
 use crate::plan::{Calibration, Plan};
 use crate::progress::warn;
@@ -161,6 +162,7 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     let rows = (cell.settings.micro_batch_size as usize).min(most);
     let adamw = cell.algorithm()?.adamw;
     let draws = Seeded { seed: 0 };
+    let _kept_to_the_end = Kernels::open(device);
     let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
     learner.recompute_blocks(cell.settings.recompute);
     let tokens: Vec<u32> = (0..rows * length)

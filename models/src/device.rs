@@ -179,6 +179,7 @@ fn cuda_learner(
 
     use crate::fault::PanicWatch;
 
+    crate::kernels::configure(None);
     // The allocator's own figures are not read yet: they need CubeCL's client, which the kernels will bring in.
     let memory = DeviceMemory::default;
     let device = CudaDevice::new(index);
@@ -295,7 +296,7 @@ pub struct Nvrtc {
 /// The oldest CUDA whose driver has every function that the CUDA backend calls.
 const OLDEST_CUDA: (u32, u32) = (12, 0);
 
-const DRIVER_LIBRARIES: &[&str] = &["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+pub(crate) const DRIVER_LIBRARIES: &[&str] = &["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
 /// The names under which the CUDA backend looks for the compiler.
 const NVRTC_LIBRARIES: &[&str] = &[
@@ -403,7 +404,7 @@ fn toolkit_libraries() -> impl Iterator<Item = String> {
 
 /// The first library that can be loaded.
 #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
-fn load(names: impl Iterator<Item = String>) -> Option<(String, Library)> {
+pub(crate) fn load(names: impl Iterator<Item = String>) -> Option<(String, Library)> {
     names.into_iter().find_map(|name| {
         // SAFETY: these are NVIDIA's own libraries by name; that what is found under the name is what NVIDIA ships,
         // and that its initialisers are sound, is the system's word.

@@ -158,6 +158,19 @@ pub struct Session {
     pub device_name: String,
     /// Compute threads of the process.
     pub threads: u64,
+    /// Which kernels it ran on a GPU; absent on a processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelRecord>,
+}
+
+/// How a process came by the kernels that it ran on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelRecord {
+    /// How much kernels are chosen by timing them, which can change the bits of a run: `none` is not at all.
+    pub autotune: String,
+    /// What compiled kernels are kept under: compute capability, driver, compiler and the hash of the program. Absent where
+    /// they were not kept.
+    pub cache: Option<String>,
 }
 
 /// One line of `metrics.jsonl`.

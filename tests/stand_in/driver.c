@@ -83,13 +83,30 @@ static FILE *report_file(void)
         snprintf(path, sizeof path, "%s", named);
     return fopen(path, "w");
 }
+/* The words with which this process was started; what JSON would have to escape is left out. */
+static void write_command(FILE *file)
+{
+    FILE *words = fopen("/proc/self/cmdline", "r");
+    int letter, is_first = 1;
+    fprintf(file, "[");
+    while (words && (letter = fgetc(words)) != EOF) {
+        fprintf(file, is_first ? "\"" : ", \"");
+        for (is_first = 0; letter != '\0' && letter != EOF; letter = fgetc(words))
+            if (letter >= ' ' && letter != '"' && letter != '\\') fputc(letter, file);
+        fprintf(file, "\"");
+    }
+    fprintf(file, "]");
+    if (words) fclose(words);
+}
 __attribute__((destructor)) static void report(void)
 {
     FILE *file = started ? report_file() : NULL;
     if (!file) return;
     pthread_mutex_lock(&lock);
     qsort(kernels, kernel_count, sizeof *kernels, more_launches_first);
-    fprintf(file, "{\"architecture\": %ld, \"launches\": %lu, \"modules\": %lu, \"allocations\": %lu,\n", architecture(),
+    fprintf(file, "{\"command\": ");
+    write_command(file);
+    fprintf(file, ",\n \"architecture\": %ld, \"launches\": %lu, \"modules\": %lu, \"allocations\": %lu,\n", architecture(),
             launches, modules, allocated);
     fprintf(file, " \"peak_bytes\": %zu, \"live_bytes\": %zu, \"bytes_to_device\": %lu, \"bytes_to_host\": %lu,\n",
             peak_bytes, live_bytes, bytes_to_device, bytes_to_host);
@@ -294,7 +311,11 @@ CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device)
     }
     return SUCCESS;
 }
-CUresult cuDevicePrimaryCtxRetain(Handle *context, CUdevice device) { *context = (Handle)(intptr_t)(0x1000 + device); return SUCCESS; }
+CUresult cuDevicePrimaryCtxRetain(Handle *context, CUdevice device)
+{
+    *context = (Handle)(intptr_t)(0x1000 + device);
+    return SUCCESS;
+}
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) { return SUCCESS; }
 CUresult cuDeviceCanAccessPeer(int *can, CUdevice device, CUdevice peer) { *can = 0; return SUCCESS; }
 CUresult cuCtxSetCurrent(Handle context) { return SUCCESS; }

@@ -41,6 +41,7 @@ fn session() -> Session {
         from_step: 0,
         device_name: "test".into(),
         threads: 1,
+        kernels: None,
     }
 }
 

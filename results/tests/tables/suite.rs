@@ -109,6 +109,7 @@ impl Suite {
             from_step: 0,
             device_name: "a processor".into(),
             threads: 2,
+            kernels: None,
         };
         let manifest = Manifest {
             schema: SCHEMA,
