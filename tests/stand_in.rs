@@ -128,7 +128,7 @@ fn kernels_are_compiled_once_and_a_damaged_folder_stops_nothing() {
 fn a_run_over_the_stand_in_leaves_the_users_cache_alone_and_its_manifest_names_the_kernels() {
     let Some(stand_in) = prepared() else { return };
     let world = World::new();
-    let arguments = "bench-all --profile tiny.toml --data corpus.jsonl --device cuda --out out --only relora --seeds 1";
+    let arguments = "bench-all --profile tiny.toml --data corpus.jsonl --device cuda --out out --only full --seeds 1";
     let arguments: Vec<&str> = arguments.split(' ').collect();
     let mut command = over(&stand_in, &world, &arguments);
     command.env_remove("RELORA_KERNEL_CACHE");
