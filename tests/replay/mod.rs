@@ -309,7 +309,9 @@ pub fn cases(folder: &Folder) -> Result<Vec<Case>, String> {
         } else if known(&["configs"]) {
             cases.extend(network::parameter_counts(stem, &recording));
         } else if known(&["small", "deltas"]) {
-            cases.extend(spectra::cases(folder, stem, &recording));
+            if folder.place.is_f32() {
+                cases.extend(spectra::cases(folder, stem, &recording));
+            }
         } else {
             return Err(format!("{file} is of a kind that nobody knows"));
         }

@@ -20,8 +20,8 @@ use harness::settings::{
 use harness::stop::Stop;
 use models::{
     Batch, DeviceFault, DeviceMemory, Draw, DrawRole, Draws, Learner, LossSum, LowRank,
-    MomentReset, Network, Phases, Reading, ResetReport, Scaling, TensorError, TensorInfo,
-    TensorRole, Update,
+    MomentReset, Network, Phases, Precision, Reading, ResetReport, Scaling, TensorError,
+    TensorInfo, TensorRole, Update,
 };
 use results::record::{Record, Session};
 use serde_json::Value;
@@ -61,13 +61,22 @@ const PRUNED_BY_MAGNITUDE: Tolerances = Tolerances {
     factors: 3e-2,
 };
 
-/// In bf16, weights and factors are not compared. An estimate that no GPU has been held against yet.
+/// In bf16 weights and factors are not compared. PyTorch's `LlamaForCausalLM`, trained in bf16 as the recording with a linear
+/// schedule says, comes within 0.030 of its losses and 11% of its norms (AdamW's state in bf16 too).
 const IN_BF16: Tolerances = Tolerances {
     loss: 1e-1,
     evaluation: 1e-1,
-    grad_norm: 5e-1,
+    grad_norm: 4e-1,
     weights: f64::INFINITY,
     factors: f64::INFINITY,
+};
+
+/// The same with weights and moments in f32: within 0.0016 and 7%.
+const IN_BF16_WITH_MASTERS: Tolerances = Tolerances {
+    loss: 1e-2,
+    evaluation: 1e-2,
+    grad_norm: 2e-1,
+    ..IN_BF16
 };
 
 /// What the recorded command line can say. Anything else would be ignored in silence.
@@ -366,12 +375,11 @@ impl Recording {
     }
 
     fn tolerances(&self) -> &'static Tolerances {
-        if !self.place.is_f32() {
-            &IN_BF16
-        } else if self.by_magnitude() {
-            &PRUNED_BY_MAGNITUDE
-        } else {
-            &WELL_CONDITIONED
+        match self.place.precision {
+            Precision::Bf16 => &IN_BF16,
+            Precision::Bf16Master => &IN_BF16_WITH_MASTERS,
+            Precision::F32 if self.by_magnitude() => &PRUNED_BY_MAGNITUDE,
+            Precision::F32 => &WELL_CONDITIONED,
         }
     }
 
