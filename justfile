@@ -68,6 +68,33 @@ bench-peers *OPTIONS:
     "$environment/bin/pip" install --quiet --requirement tests/peers/requirements.txt
     "$environment/bin/python" tests/peers/compare.py "$target/debug/relora" {{OPTIONS}}
 
+# launches, memory and host time of training on CUDA, without a GPU; an hour (needs Python, a C compiler; a large download)
+dry-runs *OPTIONS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build -p harness
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    tests/stand_in/run --prepare
+    python3 tests/stand_in/dry_runs.py "$target/debug/relora" {{OPTIONS}}
+
+# every cell of the paper's profile on CUDA, six steps of each, without a GPU (the same needs; some gigabytes of disk)
+dry-paper *OPTIONS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build -p harness
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    tests/stand_in/run --prepare
+    python3 tests/stand_in/dry_paper.py "$target/debug/relora" --out "$target/dry-paper" {{OPTIONS}}
+
+# a folder that measures relora on a bare machine with an NVIDIA GPU: target/gpu-bundle and its archive (the same needs)
+gpu-bundle:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build -p harness
+    golden=$(cargo test -p harness --test golden --no-run --message-format json | sed -n 's/.*"name":"golden".*"executable":"\([^"]*\)".*/\1/p')
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    tests/gpu/bundle "$target/debug/relora" "$golden"
+
 # one Markdown file about the suite that was worked on last
 report *OPTIONS:
     cargo relora report {{OPTIONS}}

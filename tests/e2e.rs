@@ -154,6 +154,7 @@ fn the_printed_configuration_is_a_profile_that_means_the_same() {
         "paper",
         "ablations",
         "ablations-laptop",
+        "gpu-check",
         "tiny.toml",
     ] {
         let first = world

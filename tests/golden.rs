@@ -3,6 +3,7 @@
 //!
 //! `RELORA_GOLDEN_DIR` names another folder of recordings in the same formats; without it, `tests/golden` is read. What a
 //! file is shows in what it holds, and what a case needs in its own settings: no case is known by its name.
+//! `RELORA_GOLDEN_DEVICE` and `RELORA_GOLDEN_PRECISION` replay on a GPU and in another precision.
 
 #![allow(
     clippy::print_stdout,
@@ -23,7 +24,13 @@ fn main() -> ExitCode {
         let named = |part: &&String| case.name.contains(part.as_str());
         (filters.is_empty() || filters.iter().any(named)) && !skipped.iter().any(named)
     };
-    let folder = Folder::named_by_environment();
+    let folder = match Folder::named_by_environment() {
+        Ok(folder) => folder,
+        Err(error) => {
+            println!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let cases: Vec<Case> = match replay::cases(&folder) {
         Ok(cases) => cases.into_iter().filter(chosen).collect(),
         Err(error) => {
@@ -38,7 +45,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
-    println!("\nreplaying {}", folder.path().display());
+    let place = folder.place();
+    println!(
+        "\nreplaying {} on {} in {}",
+        folder.path().display(),
+        place.device,
+        place.precision
+    );
     let (count, mut failed) = (cases.len(), Vec::new());
     for Case { name, replay } in cases {
         let ended = catch_unwind(AssertUnwindSafe(replay));

@@ -10,6 +10,7 @@ mod hugging_face;
 mod report;
 mod resume;
 mod spectra;
+mod stand_in;
 mod support;
 mod tensorboard;
 mod tune;

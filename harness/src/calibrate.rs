@@ -16,6 +16,7 @@ use crate::cli::CalibrateOptions;
 use crate::commands::print;
 use crate::exit::Exit;
 use crate::files::failed_to;
+use crate::kernels::Kernels;
 use crate::matrix::Cell;
 use crate::micro_batch::{self, Room};
 use crate::plan::{Calibration, Plan};
@@ -176,6 +177,7 @@ fn measure_cell(
     let rows = cell.settings.micro_batch_size as usize;
     let adamw = cell.algorithm()?.adamw;
     let draws = Seeded { seed: 0 };
+    let _kept_to_the_end = Kernels::open(device);
     let mut learner = models::learner(&network, &adamw, device, precision, &draws)?;
     learner.recompute_blocks(cell.settings.recompute);
     let tokens: Vec<u32> = (0..rows * length)

@@ -97,7 +97,7 @@ Exit codes: 0 done, 1 something failed, 2 bad input, 3 some cells failed or cann
 /// What is trained, and on what: shared by every command that resolves a profile.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SuiteOptions {
-    /// Profile: smoke, laptop, laptop-rates, ablations-laptop, paper, ablations, or a TOML file [default: laptop; paper with CUDA]
+    /// Profile: smoke, laptop, laptop-rates, ablations-laptop, paper, ablations, gpu-check, or a TOML file [default: laptop; paper with CUDA]
     #[arg(long, value_name = "NAME|FILE", value_parser = Known(profile::built_in_names), hide_possible_values = true)]
     pub profile: Option<String>,
     /// Directory of the suite [default: runs/<profile>]

@@ -30,6 +30,7 @@ pub mod checkpoint;
 pub mod files;
 pub mod hugging_face;
 pub mod journal;
+pub mod kernels;
 pub mod lease;
 pub mod machine;
 pub mod nvml;

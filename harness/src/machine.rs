@@ -26,6 +26,41 @@ pub fn machine_memory() -> Option<u64> {
     meminfo("MemTotal:")
 }
 
+/// Where this program may keep what it can make again: its own folder in the user's cache. None where the user has no home.
+#[must_use]
+pub fn user_cache() -> Option<PathBuf> {
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let home = if cfg!(windows) {
+        variable("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        variable("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        variable("HOME").map(|home| home.join(".cache"))
+    };
+    variable("XDG_CACHE_HOME")
+        .or(home)
+        .map(|cache| cache.join("relora"))
+}
+
+/// Bytes that this process may still write to the disk of a folder. None where the system does not say.
+#[must_use]
+pub fn free_disk(folder: &Path) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let disk = nix::sys::statvfs::statvfs(folder).ok()?;
+        Some(disk.blocks_available() * disk.fragment_size())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
 /// The least limit among the groups of `/proc/self/cgroup` (cgroups(7)) and those around them, of either version (the
 /// kernel's cgroup-v2.rst and cgroup-v1/memory.rst). A group that is mounted elsewhere, as in a container, is looked for at
 /// the root as well.

@@ -34,6 +34,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ),
     ("paper", include_str!("profiles/paper.toml")),
     ("ablations", include_str!("profiles/ablations.toml")),
+    ("gpu-check", include_str!("profiles/gpu-check.toml")),
 ];
 
 /// Names of the profiles that ship inside the binary.

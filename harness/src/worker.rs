@@ -14,6 +14,7 @@ use crate::exit::{Exit, UserError, one_line};
 use crate::files;
 use crate::hugging_face::Folder;
 use crate::journal::{self, Journal};
+use crate::kernels::Kernels;
 use crate::lease::{Claim, Lease, LostLease};
 use crate::machine::{self, processor_name};
 use crate::matrix::{Cell, InitialWeights};
@@ -92,7 +93,9 @@ pub fn work(directory: &Path, supervised: bool, place: Place) -> Result<Exit> {
     if journal::result(directory)?.is_some() {
         return Ok(Exit::Success);
     }
-    let mut journal = Journal::open(directory, &cell, lease, session(&plan))?;
+    // Dropped, and with that left to others, when the learner is gone.
+    let kernels = Kernels::open(plan.device.parse().map_err(unknown)?);
+    let mut journal = Journal::open(directory, &cell, lease, session(&plan, &kernels))?;
     journal.copy_to_stdout();
     if plan.tensorboard {
         journal.write_events();
@@ -276,7 +279,7 @@ pub fn assignment(directory: &Path) -> Result<(Plan, Cell)> {
     Ok((plan, cell))
 }
 
-fn session(plan: &Plan) -> Session {
+fn session(plan: &Plan, kernels: &Kernels) -> Session {
     let since_epoch = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -287,6 +290,7 @@ fn session(plan: &Plan) -> Session {
         device_name: device_name(&plan.device),
         threads: plan.threads,
         cuda: plan.device.parse().ok().and_then(gpu).map(cuda_session),
+        kernels: kernels.record(),
     }
 }
 

@@ -334,7 +334,8 @@ pub fn gpu_memory(index: usize) -> Option<GpuMemory> {
     memory
 }
 
-fn load_driver() -> Option<(&'static str, Library)> {
+/// The driver's library.
+pub(crate) fn load_driver() -> Option<(&'static str, Library)> {
     DRIVER_LIBRARIES
         .iter()
         .find_map(|name| Some((*name, load(name)?)))

@@ -210,6 +210,7 @@ fn cuda_learner(
 
     use crate::fault::PanicWatch;
 
+    crate::kernels::configure(None);
     let device = CudaDevice::new(index);
     let of_device = device.clone();
     // What has been taken is never given back but when it is asked for (`Learner::attach`).

@@ -10,6 +10,7 @@
 //! - [`AdamW`], [`Update`], [`Reading`]: the optimizer; [`MomentReset`]: pruning of its moments
 //! - [`Draws`]: every random number, as a pure function of what it is for
 //! - [`Device`], [`Precision`]: where it runs; [`probe`]: what of CUDA is here; [`DeviceFault`]: what a device fails with
+//! - [`Device`], [`Precision`], [`probe`]: where it runs; [`KernelTarget`]: what is compiled for it; [`bf16_flops_per_second`]: its peak
 //! - [`ops`]: the operations, one set of kernels for each kind of device
 
 pub mod cost;
@@ -17,6 +18,7 @@ mod cuda;
 mod device;
 mod draws;
 mod fault;
+mod kernels;
 mod learner;
 mod llama;
 mod low_rank;
@@ -24,6 +26,7 @@ mod network;
 pub mod ops;
 mod optimizer;
 mod parameter;
+mod peak;
 mod reset;
 
 pub use cuda::{
@@ -35,11 +38,13 @@ pub use device::{
 };
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;
+pub use kernels::{AUTOTUNE, KernelTarget, keep_kernels_in, kernel_target};
 pub use learner::{DeviceMemory, Learner, LossSum, Phases};
 pub use low_rank::{Base, FactorInit, LowRank, Scaling, merge};
 pub use network::{Network, NetworkError};
 pub use optimizer::{AdamW, Reading, Update};
 pub use parameter::{Dtype, TensorError, TensorInfo, TensorRole};
+pub use peak::bf16_flops_per_second;
 pub use reset::{Mask, MomentReset, ResetKind, ResetReport, keep_by_magnitude, magnitude_quantile};
 
 /// A target that carries no loss: padding, or the last position of a row whose next token is not known.

@@ -1,7 +1,8 @@
 """One PyTorch program to be measured against: trains a LLaMA of `transformers` on generated tokens, prints one JSON line.
 
-It is as fast as PyTorch makes it without leaving f32: attention by `scaled_dot_product_attention`, no key-value cache,
-the fused AdamW, gradients set to None. `full` trains everything; `relora` puts a frozen weight and a product of two
+It is as fast as PyTorch makes it in the precision that is asked for: attention by `scaled_dot_product_attention`, no key-value
+cache, the fused AdamW, gradients set to None. `--device cuda` trains on a GPU, `--dtype bf16` with everything in bf16, Adam's
+moments included, as `relora --precision bf16` does. `full` trains everything; `relora` puts a frozen weight and a product of two
 factors in every linear layer, as the paper's code does; `peft` lets the library `peft` do so. `compile` runs the model
 through `torch.compile`, where a C++ compiler is at hand.
 """
@@ -20,6 +21,8 @@ ARGUMENTS.add_argument("--method", choices=("full", "relora", "peft"), required=
 ARGUMENTS.add_argument("--rank", type=int, default=128)
 ARGUMENTS.add_argument("--steps", type=int, default=10, help="that are timed, after two that are not")
 ARGUMENTS.add_argument("--compile", action="store_true")
+ARGUMENTS.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
+ARGUMENTS.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
 OPTIONS = ARGUMENTS.parse_args()
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(OPTIONS.threads)
@@ -35,6 +38,13 @@ def seconds_since_start():
     with open("/proc/self/stat") as file:
         started = int(file.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def peak_memory(device):
+    """Of the process on the CPU, of what its allocator has taken from the device on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class LowRankLinear(torch.nn.Module):
@@ -88,18 +98,27 @@ def main():
         attn_implementation="sdpa",
         tie_word_embeddings=False,
     )
-    model = with_factors(transformers.LlamaForCausalLM(config))
+    device = torch.device(OPTIONS.device)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[OPTIONS.dtype]
+    model = with_factors(transformers.LlamaForCausalLM(config)).to(device, dtype)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     tokens = (torch.arange(OPTIONS.batch * OPTIONS.seq) * 2654435761 % OPTIONS.vocabulary).view(OPTIONS.batch, OPTIONS.seq)
+    tokens = tokens.to(device)
     run = torch.compile(model) if OPTIONS.compile else model
 
+    def wait():
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     def step():
+        wait()
         begun = time.perf_counter()
         run(input_ids=tokens, labels=tokens).loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        wait()
         return time.perf_counter() - begun
 
     step()
@@ -109,12 +128,14 @@ def main():
     seconds = [step() for _ in range(OPTIONS.steps)]
     print(json.dumps({
         "torch": torch.__version__,
+        "device": str(device),
+        "dtype": OPTIONS.dtype,
         "transformers": transformers.__version__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained": sum(parameter.numel() for parameter in trained),
         "tokens_per_second": OPTIONS.batch * OPTIONS.seq / statistics.median(seconds),
         "first_step_seconds": first_step,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory(device),
     }))
 
 

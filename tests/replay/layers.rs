@@ -6,13 +6,14 @@ use harness::algorithm::MethodSwitches;
 use harness::settings::{PruneMaskName, ScalingName, Settings};
 use models::ops::low_rank_linear::Layer;
 use models::{
-    AdamW, Base, Device, Draw, DrawRole, Draws, Dtype, FactorInit, Learner, LowRank, Mask,
-    MomentReset, Network, Precision, ResetKind, Scaling, Seeded, TensorInfo, TensorRole,
-    keep_by_magnitude, magnitude_quantile, ops,
+    AdamW, Base, Draw, DrawRole, Draws, Dtype, FactorInit, Learner, LowRank, Mask, MomentReset,
+    Network, ResetKind, Scaling, Seeded, TensorInfo, TensorRole, keep_by_magnitude,
+    magnitude_quantile, ops,
 };
 use serde_json::Value;
 
 use super::network::{read, write};
+use super::place::Place;
 use super::trajectories::reset_of;
 use super::{Case, Deviations, Folder, Replayed, Tensors, count, floats, real};
 
@@ -37,7 +38,7 @@ fn values(matrix: Matrix) -> Vec<f32> {
 pub fn merges(folder: &Folder, stem: &str, recording: &Value) -> Vec<Case> {
     let cases = recording["cases"].as_array().cloned().unwrap_or_default();
     let replay = |case: Value, folder: Folder, file: String| {
-        move || merges_of(&case, &folder.tensors(&file)?)
+        move || merges_of(folder.place(), &case, &folder.tensors(&file)?)
     };
     cases
         .into_iter()
@@ -57,6 +58,7 @@ const LAYER: &str = "model.layers.0.mlp.gate_proj";
 
 /// A network of one block with these factors on each of its linear layers.
 fn attached(
+    place: Place,
     inputs: usize,
     outputs: usize,
     vocabulary: usize,
@@ -77,13 +79,13 @@ fn attached(
         weight_decay: 0.0,
     };
     let draws = Seeded { seed: 0 };
-    let mut learner = models::learner(&network, &adamw, Device::Cpu, Precision::F32, &draws)
+    let mut learner = models::learner(&network, &adamw, place.device, place.precision, &draws)
         .map_err(|error| error.to_string())?;
     learner.attach(0, low_rank, &draws);
     Ok(learner)
 }
 
-fn merges_of(case: &Value, tensors: &Tensors) -> Replayed {
+fn merges_of(place: Place, case: &Value, tensors: &Tensors) -> Replayed {
     let mut deviations = Deviations::default();
     let name = format!("case{}", case["case"]);
     let size = |key: &str| {
@@ -122,7 +124,7 @@ fn merges_of(case: &Value, tensors: &Tensors) -> Replayed {
         ..Settings::default()
     };
     let low_rank = MethodSwitches::of(&settings).low_rank.ok_or("no factors")?;
-    let mut learner = attached(inputs, outputs, 1, &low_rank)?;
+    let mut learner = attached(place, inputs, outputs, 1, &low_rank)?;
     let [weight, a, b, scalar] = ["weight", "lora_A.weight", "lora_B.weight", "scaling"]
         .map(|part| format!("{LAYER}.{part}"));
     let first_weight = tensors.floats(&format!("{name}.W0"))?;
@@ -238,10 +240,11 @@ fn differing(ours: &[f32], theirs: &[f32]) -> f64 {
 }
 
 /// Single tensors, whole optimizers, and the shares that random pruning keeps.
-pub fn resets(stem: &str, recording: &Value) -> Vec<Case> {
-    let case = |key: &str, name: &str, replay: fn(&[Value]) -> Replayed| {
+pub fn resets(folder: &Folder, stem: &str, recording: &Value) -> Vec<Case> {
+    let place = folder.place();
+    let case = |key: &str, name: &str, replay: fn(Place, &[Value]) -> Replayed| {
         let cases = recording[key].as_array().cloned().unwrap_or_default();
-        Case::new(format!("{stem} {name}"), move || replay(&cases))
+        Case::new(format!("{stem} {name}"), move || replay(place, &cases))
     };
     vec![
         case("tensor_cases", "single tensors", single_tensors),
@@ -250,7 +253,7 @@ pub fn resets(stem: &str, recording: &Value) -> Vec<Case> {
     ]
 }
 
-fn single_tensors(cases: &[Value]) -> Replayed {
+fn single_tensors(_: Place, cases: &[Value]) -> Replayed {
     let mut deviations = Deviations::default();
     for case in cases {
         let label = format!("{} at {}", case["label"], case["ratio"]);
@@ -284,10 +287,10 @@ fn single_tensors(cases: &[Value]) -> Replayed {
 /// The parts of a recorded optimizer's state.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-fn whole_optimizers(cases: &[Value]) -> Replayed {
+fn whole_optimizers(place: Place, cases: &[Value]) -> Replayed {
     let mut deviations = Deviations::default();
     for case in cases {
-        whole_optimizer(case, &mut deviations)?;
+        whole_optimizer(place, case, &mut deviations)?;
     }
     Ok(deviations)
 }
@@ -303,7 +306,7 @@ fn counterpart(name: &str) -> Result<String, String> {
 }
 
 /// Gives the recorded state to a learner, resets it, and compares what became of each parameter.
-fn whole_optimizer(case: &Value, deviations: &mut Deviations) -> Result<(), String> {
+fn whole_optimizer(place: Place, case: &Value, deviations: &mut Deviations) -> Result<(), String> {
     let label = case["label"].as_str().unwrap_or_default();
     let parameters = case["before"].as_object().ok_or("no state before")?;
     let size = |name: &str, dimension: usize| {
@@ -320,6 +323,7 @@ fn whole_optimizer(case: &Value, deviations: &mut Deviations) -> Result<(), Stri
         dropout: 0.0,
     };
     let mut learner = attached(
+        place,
         size("layer.lora_A.weight", 1)?,
         size("layer.lora_B.weight", 0)?,
         size("head.weight", 0)?,
@@ -406,7 +410,7 @@ impl Draws for KeptAsRecorded<'_> {
     }
 }
 
-fn random_shares(cases: &[Value]) -> Replayed {
+fn random_shares(place: Place, cases: &[Value]) -> Replayed {
     let mut deviations = Deviations::default();
     // The moments of all factors together have 2·50·(4·2·128 + 3·(128 + 200)) elements: 200,800, as
     // many as were recorded.
@@ -417,7 +421,7 @@ fn random_shares(cases: &[Value]) -> Replayed {
         factor_init: FactorInit::KaimingZero,
         dropout: 0.0,
     };
-    let mut learner = attached(128, 200, 1, &low_rank)?;
+    let mut learner = attached(place, 128, 200, 1, &low_rank)?;
     let factors: Vec<TensorInfo> = learner
         .tensors()
         .into_iter()

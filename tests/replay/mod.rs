@@ -2,6 +2,7 @@
 
 mod layers;
 mod network;
+mod place;
 mod schedules;
 mod spectra;
 mod trajectories;
@@ -9,6 +10,7 @@ mod trajectories;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use place::Place;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -141,20 +143,30 @@ fn relative_difference(ours: &[f32], theirs: &[f32]) -> f64 {
     }
 }
 
-/// A folder of recordings.
+/// A folder of recordings, and where they are replayed.
 #[derive(Clone)]
 pub struct Folder {
     path: PathBuf,
+    place: Place,
 }
 
 impl Folder {
-    /// The one in `RELORA_GOLDEN_DIR`, else the repository's.
-    pub fn named_by_environment() -> Folder {
+    /// The one in `RELORA_GOLDEN_DIR`, else the repository's; and what [`Place::named_by_environment`] gives.
+    ///
+    /// # Errors
+    /// A device or a precision that is none.
+    pub fn named_by_environment() -> Result<Folder, String> {
         let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
         let path = std::env::var_os("RELORA_GOLDEN_DIR").map_or_else(own, PathBuf::from);
-        Folder {
+        Ok(Folder {
             path: path.canonicalize().unwrap_or(path),
-        }
+            place: Place::named_by_environment()?,
+        })
+    }
+
+    /// On what they are replayed.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Where it is.
@@ -263,7 +275,8 @@ impl Tensors {
     }
 }
 
-/// The cases of all files of a folder, in the order of the files' names.
+/// The cases of all files of a folder, in the order of the files' names; of those that need f32 none where it is not computed
+/// in.
 ///
 /// # Errors
 /// A file that cannot be read, or of which nobody knows what it is.
@@ -286,13 +299,19 @@ pub fn cases(folder: &Folder) -> Result<Vec<Case>, String> {
         } else if first.get("merge_after_update").is_some() {
             cases.extend(schedules::events(stem, &recording));
         } else if first.get("merges").is_some() {
-            cases.extend(layers::merges(folder, stem, &recording));
+            if folder.place.is_f32() {
+                cases.extend(layers::merges(folder, stem, &recording));
+            }
         } else if known(&["tensor_cases"]) {
-            cases.extend(layers::resets(stem, &recording));
+            if folder.place.is_f32() {
+                cases.extend(layers::resets(folder, stem, &recording));
+            }
         } else if known(&["configs"]) {
             cases.extend(network::parameter_counts(stem, &recording));
         } else if known(&["small", "deltas"]) {
-            cases.extend(spectra::cases(folder, stem, &recording));
+            if folder.place.is_f32() {
+                cases.extend(spectra::cases(folder, stem, &recording));
+            }
         } else {
             return Err(format!("{file} is of a kind that nobody knows"));
         }

@@ -20,13 +20,14 @@ use harness::settings::{
 use harness::stop::Stop;
 use models::{
     Batch, DeviceFault, DeviceMemory, Draw, DrawRole, Draws, Learner, LossSum, LowRank,
-    MomentReset, Network, Phases, Reading, ResetReport, Scaling, TensorError, TensorInfo,
-    TensorRole, Update,
+    MomentReset, Network, Phases, Precision, Reading, ResetReport, Scaling, TensorError,
+    TensorInfo, TensorRole, Update,
 };
 use results::record::{Record, Session};
 use serde_json::Value;
 
 use super::network::{COMMON, learner, network, read};
+use super::place::Place;
 use super::schedules::RATE_TOLERANCE;
 use super::{Case, Deviations, Folder, Replayed, Tensors, count, counts, floats, real};
 
@@ -58,6 +59,24 @@ const PRUNED_BY_MAGNITUDE: Tolerances = Tolerances {
     grad_norm: 3e-3,
     weights: 1e-2,
     factors: 3e-2,
+};
+
+/// In bf16 weights and factors are not compared. PyTorch's `LlamaForCausalLM`, trained in bf16 as the recording with a linear
+/// schedule says, comes within 0.030 of its losses and 11% of its norms (AdamW's state in bf16 too).
+const IN_BF16: Tolerances = Tolerances {
+    loss: 1e-1,
+    evaluation: 1e-1,
+    grad_norm: 4e-1,
+    weights: f64::INFINITY,
+    factors: f64::INFINITY,
+};
+
+/// The same with weights and moments in f32: within 0.0016 and 7%.
+const IN_BF16_WITH_MASTERS: Tolerances = Tolerances {
+    loss: 1e-2,
+    evaluation: 1e-2,
+    grad_norm: 2e-1,
+    ..IN_BF16
 };
 
 /// What the recorded command line can say. Anything else would be ignored in silence.
@@ -122,6 +141,8 @@ pub fn replayed_weights(folder: &Folder, stem: &str) -> Result<BTreeMap<String, 
 }
 
 struct Recording {
+    /// Where it is replayed.
+    place: Place,
     /// What happened, update by update.
     run: Value,
     tensors: Tensors,
@@ -157,6 +178,7 @@ impl Recording {
         let beta =
             |index: usize, default: f64| shared["betas_default"][index].as_f64().unwrap_or(default);
         Ok(Recording {
+            place: folder.place(),
             tensors: folder.tensors(file)?,
             common: folder.tensors(&format!("{COMMON}.safetensors"))?,
             network: network(&shared["config"])?,
@@ -280,8 +302,8 @@ impl Recording {
             preset: "relora".into(),
             seed: 0,
             dialect: "official-head".into(),
-            device: "cpu".into(),
-            precision: "f32".into(),
+            device: harness::worker::kind(self.place.device).into(),
+            precision: self.place.precision.to_string(),
             hands_over: false,
             data: DataKeys {
                 hash: String::new(),
@@ -353,10 +375,11 @@ impl Recording {
     }
 
     fn tolerances(&self) -> &'static Tolerances {
-        if self.by_magnitude() {
-            &PRUNED_BY_MAGNITUDE
-        } else {
-            &WELL_CONDITIONED
+        match self.place.precision {
+            Precision::Bf16 => &IN_BF16,
+            Precision::Bf16Master => &IN_BF16_WITH_MASTERS,
+            Precision::F32 if self.by_magnitude() => &PRUNED_BY_MAGNITUDE,
+            Precision::F32 => &WELL_CONDITIONED,
         }
     }
 
@@ -364,8 +387,10 @@ impl Recording {
         let mut deviations = Deviations::default();
         self.compare_updates(replayed, &mut deviations)?;
         self.compare_events(replayed, &mut deviations);
-        self.compare_moments(replayed, &mut deviations)?;
-        self.compare_scales(replayed, &mut deviations);
+        if self.place.is_f32() {
+            self.compare_moments(replayed, &mut deviations)?;
+            self.compare_scales(replayed, &mut deviations);
+        }
         self.compare_end(replayed, &mut deviations)?;
         for (key, ours) in [
             ("n_total_params", replayed.total_parameters),
@@ -532,6 +557,9 @@ impl Recording {
             tolerances.evaluation,
             "",
         );
+        if !self.place.is_f32() {
+            return Ok(());
+        }
         for (prefix, quantity, ours, tolerance) in [
             (
                 "final.",
@@ -787,7 +815,8 @@ impl Replay {
             .common
             .under(state)
             .map(|(name, values)| (name.to_owned(), values));
-        let inner = learner(&cell.network(), &algorithm.adamw, given).map_err(wrong)?;
+        let inner =
+            learner(recording.place, &cell.network(), &algorithm.adamw, given).map_err(wrong)?;
         let mut observed = Observed {
             inner,
             updates: 0,
@@ -810,6 +839,7 @@ impl Replay {
             device_name: String::new(),
             threads: 1,
             cuda: None,
+            kernels: None,
         };
         let mut journal = Journal::open(&directory, &cell, lease, session)?;
         if recording.start > 0 {

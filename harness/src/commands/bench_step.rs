@@ -17,6 +17,7 @@ use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
 use crate::exit::{Exit, UserError};
 use crate::journal::Phase;
+use crate::kernels::Kernels;
 use crate::machine;
 use crate::matrix;
 use crate::micro_batch::{self, Room};
@@ -43,7 +44,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
 
     let (device, precision) = place;
     let rows = options.batch;
-    let planned = |rows| planned(&options, &settings, &network, precision, rows);
+    let planned = |rows| planned(&options, &settings, &network, place, rows);
     let room = Room::of(device, precision, 1);
     let work = || {
         if device == Device::Cpu {
@@ -78,7 +79,7 @@ fn planned(
     options: &BenchStepOptions,
     settings: &Settings,
     network: &Network,
-    precision: Precision,
+    (device, precision): (Device, Precision),
     rows: usize,
 ) -> cost::Bytes {
     let low_rank = MethodSwitches::of(settings).low_rank;
@@ -105,6 +106,7 @@ fn measure(
     let (rows, length) = (options.batch, length(options, settings));
     let low_rank = MethodSwitches::of(settings).low_rank;
     let draws = Seeded { seed: 0 };
+    let kernels = Kernels::open(device);
     let allocated_before = models::held_by_process().allocated;
     let mut learner = models::learner(network, &adamw(settings), device, precision, &draws)?;
     learner.recompute_blocks(settings.recompute);
@@ -122,8 +124,12 @@ fn measure(
         meter.turn_to(Phase::Training);
     }
     let mut timed = Vec::new();
-    for _ in 0..options.steps {
+    let mut early_peak_memory_bytes = None;
+    for step in 0..options.steps {
         timed.push(steps.take(&mut *learner)?);
+        if step == options.steps / 10 {
+            early_peak_memory_bytes = learner.memory().peak_bytes;
+        }
     }
     let used = meter.map(|meter| meter.used()).unwrap_or_default();
     // Before anything else is measured, which takes memory of its own.
@@ -133,6 +139,7 @@ fn measure(
         Device::Cuda(_) => 0,
     };
     drop(learner);
+    drop(kernels);
 
     let tokens = (rows * length) as f64;
     let seconds = |of: fn(&Phases) -> Duration| {
@@ -168,6 +175,7 @@ fn measure(
         steps: options.steps,
         flops_per_second: tokens_per_second.median * flops,
         product_flops_per_second: (device == Device::Cpu).then(product_flops_per_second),
+        card_flops_per_second: card_flops_per_second(device, precision),
         tokens_per_second,
         step_seconds,
         forward_seconds: seconds(|phases| phases.forward).median,
@@ -175,11 +183,12 @@ fn measure(
         update_seconds: seconds(|phases| phases.step).median,
         first_step_seconds: first_step.as_secs_f64(),
         peak_memory_bytes,
+        early_peak_memory_bytes,
         joules_per_token: (used.joules)
             .map(|joules| joules.training / (tokens * options.steps as f64)),
         driver_peak_memory_bytes: used.peak_memory_bytes,
         planned_bytes: plan::beside_process(
-            planned(options, settings, network, precision, rows),
+            planned(options, settings, network, (device, precision), rows),
             process,
         ),
     })
@@ -282,6 +291,16 @@ impl Steps {
     }
 }
 
+/// Operations per second that the data sheet of a GPU promises for what `precision` computes in.
+fn card_flops_per_second(device: Device, precision: Precision) -> Option<f64> {
+    match (device, precision) {
+        (Device::Cpu, _) | (_, Precision::F32) => None,
+        (Device::Cuda(index), Precision::Bf16 | Precision::Bf16Master) => {
+            models::bf16_flops_per_second(models::probe().devices.get(index)?)
+        }
+    }
+}
+
 /// Operations per second of a product of two matrices of 2048 x 2048, the best of several: what no training step on this
 /// processor surpasses.
 fn product_flops_per_second() -> f64 {
@@ -356,12 +375,16 @@ struct Measured {
     flops_per_second: f64,
     /// Those of a large matrix product; none where it is not measured.
     product_flops_per_second: Option<f64>,
+    /// Those that the GPU's data sheet promises in this precision; none where it is not known.
+    card_flops_per_second: Option<f64>,
     peak_memory_bytes: Option<u64>,
     /// What the GPU's driver says; none on a CPU, and where it does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     joules_per_token: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     driver_peak_memory_bytes: Option<u64>,
+    /// The peak when a tenth of the timed steps was done: where memory grows, the later one is higher.
+    early_peak_memory_bytes: Option<u64>,
     planned_bytes: PlannedMemory,
 }
 
@@ -408,15 +431,14 @@ impl Measured {
             "{:<22}{:.2} s\n",
             "first step after", self.first_step_seconds
         );
-        let share = self
-            .product_flops_per_second
-            .map_or_else(String::new, |ceiling| {
+        let share_of = |whose: &str, ceiling: Option<f64>| {
+            ceiling.map_or_else(String::new, |ceiling| {
                 let share = 100.0 * self.flops_per_second / ceiling;
-                format!(
-                    ", {share:.0}% of a large matrix product's {:.1}",
-                    ceiling / 1e9
-                )
-            });
+                format!(", {share:.0}% of {whose} {:.1}", ceiling / 1e9)
+            })
+        };
+        let share = share_of("a large matrix product's", self.product_flops_per_second)
+            + &share_of("the data sheet's", self.card_flops_per_second);
         text += &format!(
             "{:<22}{:.1}{share}\n",
             "GFLOP/s",

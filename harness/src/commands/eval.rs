@@ -20,6 +20,7 @@ use super::{print, print_json};
 use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
+use crate::kernels::Kernels;
 use crate::micro_batch;
 use crate::progress::warn;
 use crate::run::view;
@@ -101,6 +102,7 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         epsilon: 1e-8,
         weight_decay: 0.0,
     };
+    let _kept_to_the_end = Kernels::open(device);
     let sum = stop::without_panic(|| {
         let mut learner = models::learner(network, &adamw, device, precision, &Nothing)?;
         folder.load_into(learner.as_mut())?;

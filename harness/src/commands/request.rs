@@ -24,7 +24,7 @@ use crate::plan::{self, Budget, Place, Plan};
 use crate::profile::{Assignment, Data, InitFrom, Profile};
 use crate::progress::{thousands, warn};
 use crate::settings::{Documents, suggestion};
-use crate::{calibrate, files, stop, worker};
+use crate::{calibrate, files, machine, stop, worker};
 
 /// Held while a suite's plan is read, added to and written.
 const LOCK: &str = "plan.lock";
@@ -805,22 +805,8 @@ fn store_path(store: &Store) -> anyhow::Result<PathBuf> {
 /// Where token stores are kept: the user's cache, so that every suite on one text shares them; where there is none, the
 /// folder of the suites.
 fn cache_directory(suite: &Path) -> PathBuf {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let home = if cfg!(windows) {
-        variable("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        variable("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        variable("HOME").map(|home| home.join(".cache"))
-    };
-    let user = variable("XDG_CACHE_HOME")
-        .or(home)
-        .map(|cache| cache.join("relora"));
-    user.unwrap_or_else(|| files::parent(suite).join(".relora-cache"))
+    machine::user_cache()
+        .unwrap_or_else(|| files::parent(suite).join(".relora-cache"))
         .join("stores")
 }
 

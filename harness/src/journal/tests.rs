@@ -42,6 +42,7 @@ fn session() -> Session {
         device_name: "test".into(),
         threads: 1,
         cuda: None,
+        kernels: None,
     }
 }
 

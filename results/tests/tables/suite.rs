@@ -110,6 +110,7 @@ impl Suite {
             device_name: "a processor".into(),
             threads: 2,
             cuda: None,
+            kernels: None,
         };
         let manifest = Manifest {
             schema: SCHEMA,
