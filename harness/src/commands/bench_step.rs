@@ -296,7 +296,7 @@ fn card_flops_per_second(device: Device, precision: Precision) -> Option<f64> {
     match (device, precision) {
         (Device::Cpu, _) | (_, Precision::F32) => None,
         (Device::Cuda(index), Precision::Bf16 | Precision::Bf16Master) => {
-            models::bf16_flops_per_second(models::probe().devices.get(index)?)
+            models::bf16_flops_per_second(&models::probe().devices.get(index)?.name)
         }
     }
 }
