@@ -220,6 +220,43 @@ mod tests {
         assert_eq!(computed(true), needed + forward);
     }
 
+    /// At the paper's micro-batches in bf16 (`profiles/paper.toml` of the harness). The plan itself is held against what the driver
+    /// is asked for by `just dry-runs`.
+    #[test]
+    fn on_a_gpu_low_rank_training_takes_less_memory_than_full_rank() {
+        let low_rank = LowRank {
+            rank: 128,
+            scaling: Scaling::Fixed(0.25),
+            base: Base::Keep,
+            factor_init: FactorInit::KaimingZero,
+            dropout: 0.1,
+        };
+        for (size, rows, length) in [
+            ("60m", 120, 256),
+            ("130m", 60, 256),
+            ("250m", 24, 512),
+            ("350m", 16, 512),
+        ] {
+            let network = Network::named(size, 32_100).unwrap();
+            let step = Step {
+                precision: Precision::Bf16,
+                rows,
+                length,
+                accumulates: true,
+                recompute: false,
+                on_gpu: true,
+            };
+            let full = bytes(&network, None, &step).total();
+            let relora = bytes(&network, Some(&low_rank), &step).total();
+            assert!(relora < full, "{size}: {relora} and {full}");
+            let again = Step {
+                recompute: true,
+                ..step
+            };
+            assert!(bytes(&network, None, &again).total() < full, "{size}");
+        }
+    }
+
     #[test]
     fn low_rank_training_holds_more_weights_and_fewer_moments() {
         let network = Network::named("350m", 32_100).unwrap();

@@ -29,13 +29,26 @@ enum Class {
     Workspace,
 }
 
+impl Class {
+    fn of(self, bytes: &mut Bytes) -> &mut u64 {
+        match self {
+            Class::Weights => &mut bytes.weights,
+            Class::Gradients => &mut bytes.gradients,
+            Class::Moments => &mut bytes.moments,
+            Class::Activations => &mut bytes.activations,
+            Class::Logits => &mut bytes.logits,
+            Class::Workspace => &mut bytes.workspace,
+        }
+    }
+}
+
 /// Tensors of one size.
-#[derive(Clone, Copy, Debug)]
+#[derive(Default)]
 struct Pool {
-    /// The class of the first tensor that took memory of this size.
-    class: Class,
     live: u64,
     most: u64,
+    /// Of the most that there were, what each of them was first taken for.
+    first_taken_for: Bytes,
 }
 
 /// Memory by size.
@@ -45,14 +58,12 @@ struct Memory(BTreeMap<u64, Pool>);
 impl Memory {
     fn take(&mut self, class: Class, bytes: u64) {
         let size = bytes.next_multiple_of(ALIGNMENT);
-        let none = Pool {
-            class,
-            live: 0,
-            most: 0,
-        };
-        let pool = self.0.entry(size).or_insert(none);
+        let pool = self.0.entry(size).or_default();
         pool.live += 1;
-        pool.most = pool.most.max(pool.live);
+        if pool.live > pool.most {
+            pool.most = pool.live;
+            *class.of(&mut pool.first_taken_for) += size;
+        }
     }
 
     fn give(&mut self, bytes: u64) {
@@ -63,16 +74,21 @@ impl Memory {
 
     fn bytes(&self) -> Bytes {
         let mut all = Bytes::default();
-        for (size, pool) in &self.0 {
-            let class = match pool.class {
-                Class::Weights => &mut all.weights,
-                Class::Gradients => &mut all.gradients,
-                Class::Moments => &mut all.moments,
-                Class::Activations => &mut all.activations,
-                Class::Logits => &mut all.logits,
-                Class::Workspace => &mut all.workspace,
-            };
-            *class += size * pool.most;
+        for pool in self.0.values() {
+            let Bytes {
+                weights,
+                gradients,
+                moments,
+                activations,
+                logits,
+                workspace,
+            } = pool.first_taken_for;
+            all.weights += weights;
+            all.gradients += gradients;
+            all.moments += moments;
+            all.activations += activations;
+            all.logits += logits;
+            all.workspace += workspace;
         }
         all
     }
