@@ -2,6 +2,7 @@
 //! binary, so that it is linked once; nothing here needs more than the text that it makes itself.
 
 mod bad_input;
+mod cuda;
 mod dialects;
 mod e2e;
 mod faults;

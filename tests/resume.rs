@@ -335,6 +335,7 @@ impl Laboratory {
             device_name: "test".into(),
             threads: 1,
             kernels: None,
+            cuda: None,
         };
         let mut journal = Journal::open(directory, cell, lease, session).expect("a journal");
         let data = worker::data(cell, &self.store).expect("batches");

@@ -18,10 +18,11 @@ use crate::exit::Exit;
 use crate::files::failed_to;
 use crate::kernels::Kernels;
 use crate::matrix::Cell;
+use crate::micro_batch::{self, Room};
 use crate::plan::{Calibration, Plan};
 use crate::progress::warn;
 use crate::settings::NetworkName;
-use crate::{suite, worker};
+use crate::{stop, suite, worker};
 
 /// What a child says before it measures.
 const READY: &str = "ready";
@@ -157,9 +158,23 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     cell.check()
         .map_err(|why| anyhow!("the cell on standard input: {why}"))?;
 
+    let mut measured = cell.clone();
+    let most = most_tokens(device).div_ceil((cell.settings.sequence_length as usize).max(1));
+    measured.settings.micro_batch_size = cell.settings.micro_batch_size.min(most as u64);
+    let room = Room::of(device, precision, 1);
+    stop::without_panic(|| measure_cell(&measured, device, precision, &mut input))
+        .map_err(|error| micro_batch::explained(error, device, &measured, &room))
+}
+
+/// Measures a cell's network with the cell's micro-batch, once `input` ends.
+fn measure_cell(
+    cell: &Cell,
+    device: Device,
+    precision: Precision,
+    input: &mut impl BufRead,
+) -> Result<Exit> {
     let (network, length) = (cell.network(), cell.settings.sequence_length as usize);
-    let most = most_tokens(device).div_ceil(length.max(1));
-    let rows = (cell.settings.micro_batch_size as usize).min(most);
+    let rows = cell.settings.micro_batch_size as usize;
     let adamw = cell.algorithm()?.adamw;
     let draws = Seeded { seed: 0 };
     let _kept_to_the_end = Kernels::open(device);
@@ -187,7 +202,7 @@ pub fn measure(options: &CalibrateOptions) -> Result<Exit> {
     };
     train(&mut *learner, 0)?;
     print(READY)?;
-    io::copy(&mut input, &mut io::sink()).context("cannot wait for the others")?;
+    io::copy(input, &mut io::sink()).context("cannot wait for the others")?;
 
     let start = Instant::now();
     let mut updates = 0;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::UserError;
 use crate::files::{self, failed_to};
+use crate::nvml::Used;
 use crate::run::Progress;
 use crate::tensor_file::{self, Entry, TensorFile};
 
@@ -66,6 +67,10 @@ pub struct Clock {
     pub warm_start_seconds: f64,
     /// Largest memory of a process of the run or of its device, bytes.
     pub peak_memory_bytes: Option<u64>,
+    /// What its GPU's driver says that it used; none on a CPU, where the driver does not say, and once a process of the run
+    /// could not ask it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Used>,
 }
 
 /// `state.json`, but for the hash of itself.

@@ -4,7 +4,8 @@
 //! What makes a killed run end like an undisturbed one: records are flushed and synced before a checkpoint names how many
 //! of them belong to it ([`State::metrics_bytes`]); a resumed run cuts off the rest, whose steps it repeats. `result.json`
 //! comes last. Nothing is written without the [`Lease`], nor after a panic on any thread of the process. Every number that
-//! depends on the machine or the moment is in a field called `seconds`, `*_seconds` or `tokens_per_second`.
+//! depends on the machine or the moment is in a field called `seconds`, `*_seconds` or `tokens_per_second`, or in those of
+//! memory and of `gpu` in the result.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use models::{Learner, LossSum, Reading, ResetReport};
 use results::record::{
-    EvaluationRecord, Failure, Manifest, PlannedMemory, Record, ResetRecord, RestartRecord,
+    EvaluationRecord, Failure, GpuUse, Manifest, PlannedMemory, Record, ResetRecord, RestartRecord,
     RunResult, SCHEMA, Session, Status, StepRecord, StopRecord,
 };
 
@@ -23,6 +24,7 @@ use crate::exit::{UserError, one_line};
 use crate::files::{self, FileError, failed_to};
 use crate::lease::Lease;
 use crate::matrix::Cell;
+use crate::nvml::{Meter, Used};
 use crate::plan;
 use crate::progress::warn;
 use crate::run::{Outcome, Progress};
@@ -45,9 +47,9 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 /// Checkpoints that stay besides those that must: the one before the newest is there in case the newest gets damaged.
 const CHECKPOINTS_KEPT: usize = 2;
 
-/// What time is spent on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+/// What time and energy are spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
     Training,
     Evaluation,
     Other,
@@ -82,6 +84,8 @@ pub struct Journal {
     clock: Clock,
     phase: Phase,
     since: Instant,
+    /// Of the GPU, where its driver can be asked.
+    meter: Option<Meter>,
     newest_evaluation_seconds: f64,
     newest_logged: Logged,
     newest_checkpoint: Instant,
@@ -172,9 +176,13 @@ impl Journal {
             metrics,
             end: start.clone(),
             before_evaluation: start,
-            clock: Clock::default(),
+            clock: Clock {
+                gpu: Some(Used::NOTHING),
+                ..Clock::default()
+            },
             phase: Phase::Other,
             since: Instant::now(),
+            meter: None,
             newest_evaluation_seconds: 0.0,
             newest_logged: Logged::default(),
             newest_checkpoint: Instant::now(),
@@ -190,6 +198,12 @@ impl Journal {
     /// Sets the bytes of text per validation target, for the result.
     pub fn set_bytes_per_target(&mut self, bytes_per_target: f64) {
         self.bytes_per_target = bytes_per_target;
+    }
+
+    /// From now on the run's GPU is read too.
+    pub fn measure(&mut self, meter: Meter) {
+        meter.turn_to(self.phase);
+        self.meter = Some(meter);
     }
 
     /// From now on every record also goes to standard output, for whoever shows them.
@@ -270,12 +284,17 @@ impl Journal {
             progress,
             ..
         } = from.state;
+        self.note_gpu();
+        let own = self.clock.gpu;
+        let and_own = |used: Used| Some(used.and(own?));
         if from.run_directory() == self.directory {
             self.clock = Clock {
                 other_seconds: clock.other_seconds + self.clock.other_seconds,
+                gpu: clock.gpu.and_then(and_own),
                 ..clock
             };
         } else {
+            self.clock.gpu = clock.gpu.map(Used::of_warm_start).and_then(and_own);
             let source = from.run_directory().join(METRICS);
             let mut records = Vec::new();
             let file = File::open(&source).map_err(failed_to("read", &source))?;
@@ -320,6 +339,10 @@ impl Journal {
         self.lap(Phase::Training);
         self.clock.warm_start_tokens = at.tokens_seen;
         self.clock.warm_start_seconds = self.clock.training_seconds;
+        self.note_gpu();
+        if let Some(joules) = self.clock.gpu.as_mut().and_then(|gpu| gpu.joules.as_mut()) {
+            joules.warm_start = joules.training;
+        }
     }
 
     /// Records a training step; `at` is the progress after it.
@@ -354,6 +377,7 @@ impl Journal {
             grad_norm: finite(reading.grad_norm),
             tokens_per_second: speed,
             training_seconds,
+            training_joules: self.training_joules(),
         }))?;
         self.lap(Phase::Training);
         Ok(())
@@ -509,6 +533,7 @@ impl Journal {
         };
         self.lap(Phase::Other);
         self.note_peak_memory(learner);
+        self.note_gpu();
         let clock = self.clock;
         let own_seconds = clock.training_seconds - clock.warm_start_seconds;
         let own_tokens = at.tokens_seen.saturating_sub(clock.warm_start_tokens) as f64;
@@ -534,6 +559,7 @@ impl Journal {
             evaluation_seconds: clock.evaluation_seconds,
             wall_seconds: clock.training_seconds + clock.evaluation_seconds + clock.other_seconds,
             peak_memory_bytes: clock.peak_memory_bytes,
+            gpu: clock.gpu.map(|used| gpu_use(used, &clock, own_tokens)),
             planned_memory: self.planned_memory(),
             weight_bytes: bytes(checkpoint::is_weight),
             optimizer_state_bytes: bytes(checkpoint::is_optimizer_state),
@@ -571,6 +597,23 @@ impl Journal {
             Phase::Other => self.clock.other_seconds += seconds,
         }
         self.phase = next;
+        if let Some(meter) = &self.meter {
+            meter.turn_to(next);
+        }
+    }
+
+    /// Adds to the clock what the GPU has used since this was last done.
+    fn note_gpu(&mut self) {
+        let used = self.meter.as_ref().map(Meter::used);
+        let known = self.clock.gpu.zip(used);
+        self.clock.gpu = known.map(|(before, since)| before.and(since));
+    }
+
+    /// Joules of training so far, to the meter's last reading.
+    fn training_joules(&self) -> Option<f64> {
+        let noted = self.clock.gpu?.joules?.training;
+        let since = self.meter.as_ref()?.so_far().joules?.training;
+        Some(noted + since)
     }
 
     fn begin_session(&mut self, from: Progress) -> Result<()> {
@@ -675,6 +718,7 @@ impl Journal {
         }
         let started = Instant::now();
         self.note_peak_memory(learner);
+        self.note_gpu();
         self.sync_metrics()?;
         let partial = folder.join(files::partial_name(
             &format!("step-{}", at.step),
@@ -718,6 +762,21 @@ impl Journal {
     fn note_peak_memory(&mut self, learner: &dyn Learner) {
         let peak = peak_memory_bytes(learner.memory().peak_bytes, &self.cell.device);
         self.clock.peak_memory_bytes = self.clock.peak_memory_bytes.max(peak);
+    }
+}
+
+/// What a run has used of its GPU, for its result; `own_tokens` of the method's own stage, after its warm start.
+fn gpu_use(used: Used, clock: &Clock, own_tokens: f64) -> GpuUse {
+    let joules = used.joules;
+    let own = joules.map(|joules| joules.training - joules.warm_start);
+    let busy = used.busy_seconds.filter(|_| clock.training_seconds > 0.0);
+    GpuUse {
+        training_joules: joules.map(|joules| joules.training),
+        evaluation_joules: joules.map(|joules| joules.evaluation),
+        joules: joules.map(|joules| joules.training + joules.evaluation + joules.other),
+        joules_per_token: own.filter(|_| own_tokens > 0.0).map(|own| own / own_tokens),
+        utilization: busy.map(|busy| (busy / clock.training_seconds).min(1.0)),
+        peak_memory_bytes: used.peak_memory_bytes,
     }
 }
 

@@ -33,6 +33,7 @@ pub mod journal;
 pub mod kernels;
 pub mod lease;
 pub mod machine;
+pub mod nvml;
 pub mod progress;
 pub mod spectra;
 pub mod stop;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::nvml;
+
 /// Memory that this process may take, bytes: the machine's, or the least that a control group around the process (a
 /// container, a job of Slurm) is limited to. None where the system does not say.
 #[must_use]
@@ -22,26 +24,6 @@ pub fn free_memory() -> Option<u64> {
 #[must_use]
 pub fn machine_memory() -> Option<u64> {
     meminfo("MemTotal:")
-}
-
-/// Where this program may keep what it can make again: its own folder in the user's cache. None where the user has no home.
-#[must_use]
-pub fn user_cache() -> Option<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let home = if cfg!(windows) {
-        variable("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        variable("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        variable("HOME").map(|home| home.join(".cache"))
-    };
-    variable("XDG_CACHE_HOME")
-        .or(home)
-        .map(|cache| cache.join("relora"))
 }
 
 /// Bytes that this process may still write to the disk of a folder. None where the system does not say.
@@ -91,6 +73,26 @@ fn meminfo(key: &str) -> Option<u64> {
     Some(kibibytes << 10)
 }
 
+/// Version of NVIDIA's driver: what its management library says or, on Linux, its kernel module.
+#[must_use]
+pub fn nvidia_driver_version() -> Option<String> {
+    let of_module = || {
+        let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+        version_of_module(&text)
+    };
+    nvml::library()
+        .and_then(nvml::Library::driver_version)
+        .or_else(of_module)
+}
+
+/// The version in the first line of `/proc/driver/nvidia/version`: the first word that is numbers with dots between them.
+fn version_of_module(text: &str) -> Option<String> {
+    let is_version =
+        |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
+    let mut words = text.lines().next()?.split_whitespace();
+    words.find(is_version).map(str::to_owned)
+}
+
 /// The processor's name, where the system tells.
 #[must_use]
 pub fn processor_name() -> Option<String> {
@@ -110,6 +112,24 @@ pub fn processor_name() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Lines of the open and of the older kernel module.
+    #[test]
+    fn the_version_of_a_kernel_module_is_read() {
+        for (text, version) in [
+            (
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC version: 12.2.0\n",
+                Some("535.183.01"),
+            ),
+            (
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build",
+                Some("570.86.15"),
+            ),
+            ("", None),
+        ] {
+            assert_eq!(version_of_module(text).as_deref(), version);
+        }
+    }
 
     /// Laid out as the kernel's documentation describes both versions; 2^63 - 4096 is what version 1 says of no limit.
     #[test]

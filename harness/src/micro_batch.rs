@@ -1,11 +1,14 @@
-//! The micro-batch of a size whose profile leaves it open (`micro_batch_size = 0`): as large as the memory plan allows.
+//! The micro-batch of a size whose profile leaves it open (`micro_batch_size = 0`): as large as the memory plan allows. And
+//! the answer where a device has run out of memory all the same: the micro-batch that would fit.
 
-use models::{Device, Precision};
+use anyhow::{Error, anyhow};
+use models::{Device, DeviceFault, Precision};
 use results::render::megabytes;
 
 use crate::machine;
 use crate::matrix::Cell;
 use crate::plan;
+use crate::stop;
 
 /// Share of the memory there is that plans may fill: the rest is the system's, the text's and the allocator's.
 const SHARE: f64 = 0.8;
@@ -22,22 +25,60 @@ pub struct Room {
 }
 
 impl Room {
-    /// The room of one of `jobs` workers on a device. Of a GPU's memory nothing is known yet; there the tokens are the limit.
+    /// The room of one of `jobs` workers on a device: of this machine's memory, or of what is free on the GPU now.
     #[must_use]
     pub fn of(device: Device, precision: Precision, jobs: u64) -> Room {
-        match device {
-            Device::Cpu => Room {
-                precision,
-                bytes: machine::memory().map(|all| (all as f64 * SHARE) as u64 / jobs.max(1)),
-                tokens: 4096,
-            },
-            Device::Cuda(_) => Room {
-                precision,
-                bytes: None,
-                tokens: 32_768,
-            },
+        let (bytes, tokens) = match device {
+            Device::Cpu => (machine::memory(), 4096),
+            Device::Cuda(index) => (models::gpu_memory(index).map(|it| it.free), 32_768),
+        };
+        Room {
+            precision,
+            bytes: bytes.map(|all| (all as f64 * SHARE) as u64 / jobs.max(1)),
+            tokens,
         }
     }
+}
+
+/// Whether an error, or what this process has panicked with, is that a device had no memory left.
+#[must_use]
+pub fn is_out_of_memory(error: &Error) -> bool {
+    let says_so = |text: &str| DeviceFault::new(text).is_out_of_memory();
+    error.chain().any(|cause| says_so(&cause.to_string()))
+        || stop::poisoned().is_some_and(|panic| says_so(&panic))
+}
+
+/// What a cell's run failed with: where the device had no memory left, with the micro-batch that would fit.
+#[must_use]
+pub fn explained(error: Error, device: Device, cell: &Cell, room: &Room) -> Error {
+    if !is_out_of_memory(&error) {
+        return error;
+    }
+    let planned = |rows| plan::bytes(&with(cell, rows), room.precision).0.total();
+    let rows = cell.settings.micro_batch_size;
+    let divides = |fewer: &u64| cell.settings.global_batch_size.is_multiple_of(*fewer);
+    let fits = smaller(rows, room, planned).find(divides);
+    let how = fits.map(|fewer| format!("--set micro_batch_size={fewer} and another --out"));
+    anyhow!(out_of_memory(device, rows, fits.zip(how)))
+}
+
+/// The micro-batches below one that a device had no room for that should find some, the largest first. The plan was wrong
+/// where it had room for that one: then they take no more than the same share of what was too much.
+pub fn smaller(rows: u64, room: &Room, planned: impl Fn(u64) -> u64) -> impl Iterator<Item = u64> {
+    let too_much = (planned(rows) as f64 * SHARE) as u64;
+    let most = room.bytes.map_or(too_much, |bytes| bytes.min(too_much));
+    (1..rows).rev().filter(move |fewer| planned(*fewer) <= most)
+}
+
+/// A line on a device that had no memory left, with the micro-batch that would fit and how to ask for it.
+#[must_use]
+pub fn out_of_memory(device: Device, rows: u64, fits: Option<(u64, String)>) -> String {
+    let fits = match fits {
+        Some((fewer, how)) => format!("{fewer} would fit ({how})"),
+        None => "by the memory plan not even a single sequence would fit (--recompute takes less)"
+            .to_owned(),
+    };
+    format!("device {device} ran out of memory with a micro-batch of {rows}; {fits}")
 }
 
 /// Gives each cell that leaves its micro-batch open the one that it has in the suite's earlier plan. All others of a size
@@ -167,6 +208,45 @@ mod tests {
         );
         // of 480, the largest divisor below 16
         assert_eq!(chosen(&tight, "60m"), [15]);
+    }
+
+    /// The text is that of the panic on the device's thread in cubecl-cuda 0.10.
+    #[test]
+    fn a_device_without_memory_is_answered_with_the_micro_batch_that_would_fit() {
+        let mut matrix = open();
+        choose(&mut matrix, &[], &room(None));
+        let mut cell = matrix.remove(0);
+        cell.settings.micro_batch_size = 60;
+        let planned = |rows| plan::bytes(&with(&cell, rows), Precision::F32).0.total();
+        let fault = || {
+            let panic = "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 9\n  0: frame";
+            Error::from(DeviceFault::new(panic))
+        };
+        let said = |bytes| {
+            let device = Device::Cuda(0);
+            explained(fault(), device, &cell, &room(bytes)).to_string()
+        };
+        // 480 sequences: its divisors below 60 are 48, 40, 32, 30, 24, 20 and so on
+        assert_eq!(
+            said(Some(planned(24))),
+            "device cuda:0 ran out of memory with a micro-batch of 60; 24 would fit (--set micro_batch_size=24 and another --out)"
+        );
+        assert!(said(Some(planned(24) - 1)).contains("; 20 would fit"));
+        // Where the plan saw room for 60, the answer is smaller all the same.
+        let below = planned(60) as f64 * SHARE;
+        let [fits, too_many] = [40, 48].map(|rows| planned(rows) as f64);
+        assert!(
+            fits <= below && below < too_many,
+            "{fits} {below} {too_many}"
+        );
+        for bytes in [None, Some(planned(480))] {
+            assert!(said(bytes).contains("; 40 would fit"), "{}", said(bytes));
+        }
+        assert!(said(Some(1)).contains("not even a single sequence"));
+
+        let other = Error::from(DeviceFault::new("an illegal address"));
+        let text = explained(other, Device::Cuda(0), &cell, &room(None)).to_string();
+        assert_eq!(text, "the device failed: an illegal address");
     }
 
     #[test]

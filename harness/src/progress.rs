@@ -418,6 +418,7 @@ mod tests {
             grad_norm: Some(1.0),
             tokens_per_second: 1234.4,
             training_seconds: 1.0,
+            training_joules: None,
         })
     }
 

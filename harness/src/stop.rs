@@ -5,13 +5,14 @@
 //! thread, logs them and trains on with what is then garbage; a poisoned process writes nothing more.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use crate::exit::Exit;
 use crate::files;
@@ -219,6 +220,11 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// From now on a panic prints nothing, is kept as one line for [`poisoned`], and unwinds as ever.
 pub fn poison_on_panic() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(install_hook);
+}
+
+fn install_hook() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = payload
@@ -244,6 +250,20 @@ pub fn poison_on_panic() {
 #[must_use]
 pub fn poisoned() -> Option<String> {
     PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Does the work of a process that trains: what panics in it, or has panicked on another thread by then, is an error of one
+/// line, and prints nothing else.
+///
+/// # Errors
+/// That of the work; the first panic.
+pub fn without_panic<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    poison_on_panic();
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(anyhow!(
+            poisoned().unwrap_or_else(|| "a panic without a word".into())
+        ))
+    })
 }
 
 #[cfg(test)]

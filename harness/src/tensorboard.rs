@@ -219,6 +219,7 @@ mod tests {
             grad_norm: Some(2.0),
             tokens_per_second: 1000.0,
             training_seconds: step as f64,
+            training_joules: None,
         })
     }
 

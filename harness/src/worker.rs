@@ -1,15 +1,14 @@
 //! The worker process: from a run directory to the parts of its run, and from the run's end to an exit code.
 
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use datasets::{Batches, Layout, Order, Split, Store};
-use models::{Device, Learner, Precision, Seeded, UnknownName};
-use results::record::Session;
+use models::{Device, Gpu, Learner, Precision, Seeded, UnknownName};
+use results::record::{CudaSession, Session};
 
 use crate::exit::{Exit, UserError, one_line};
 use crate::files;
@@ -17,8 +16,10 @@ use crate::hugging_face::Folder;
 use crate::journal::{self, Journal};
 use crate::kernels::Kernels;
 use crate::lease::{Claim, Lease, LostLease};
-use crate::machine::processor_name;
+use crate::machine::{self, processor_name};
 use crate::matrix::{Cell, InitialWeights};
+use crate::micro_batch::{self, Room};
+use crate::nvml::{self, Meter};
 use crate::plan::Plan;
 use crate::progress::warn;
 use crate::run::{self, Data, Outcome};
@@ -99,14 +100,15 @@ pub fn work(directory: &Path, supervised: bool, place: Place) -> Result<Exit> {
     if plan.tensorboard {
         journal.write_events();
     }
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        train(&plan, &cell, &mut journal, &stop)
-    }));
-    let ended = ended.unwrap_or_else(|_| {
-        Err(anyhow!(
-            stop::poisoned().unwrap_or_else(|| "a panic".into())
-        ))
-    });
+    let device: Device = plan.device.parse().map_err(unknown)?;
+    let precision: Precision = cell.precision.parse().map_err(unknown)?;
+    if let Some(meter) = gpu(device).and_then(Meter::start) {
+        journal.measure(meter);
+    }
+    // Asked before anything is taken of it.
+    let room = Room::of(device, precision, plan.jobs);
+    let ended = stop::without_panic(|| train(&plan, &cell, &mut journal, &stop))
+        .map_err(|error| micro_batch::explained(error, device, &cell, &room));
     match ended {
         Ok(Outcome::Complete | Outcome::Diverged { .. }) => Ok(Exit::Success),
         Ok(Outcome::Stopped(_)) => Ok(Exit::Stopped),
@@ -288,17 +290,39 @@ fn session(plan: &Plan, kernels: &Kernels) -> Session {
         device_name: device_name(&plan.device),
         threads: plan.threads,
         kernels: kernels.record(),
+        cuda: plan.device.parse().ok().and_then(gpu).map(cuda_session),
+    }
+}
+
+/// The GPU that a device is, if its driver finds it.
+pub(crate) fn gpu(device: Device) -> Option<&'static Gpu> {
+    match device {
+        Device::Cpu => None,
+        Device::Cuda(index) => models::probe().devices.get(index),
     }
 }
 
 /// The device's name as its driver gives it, or the processor's where the system tells, else its architecture.
 fn device_name(device: &str) -> String {
-    if let Ok(Device::Cuda(index)) = device.parse() {
-        return models::probe()
-            .devices
-            .get(index)
-            .cloned()
-            .unwrap_or_else(|| device.to_owned());
+    match device.parse() {
+        Ok(Device::Cuda(index)) => {
+            gpu(Device::Cuda(index)).map_or_else(|| device.to_owned(), |gpu| gpu.name.clone())
+        }
+        _ => processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
     }
-    processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// What of CUDA this process computes with on a GPU.
+fn cuda_session(gpu: &Gpu) -> CudaSession {
+    let cuda = models::probe();
+    let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+    let of_driver = cuda.driver.as_ref().and_then(|driver| driver.cuda_version);
+    let of_nvrtc = cuda.nvrtc.as_ref().and_then(|nvrtc| nvrtc.version);
+    CudaSession {
+        compute_capability: gpu.compute_capability.map(version),
+        driver: machine::nvidia_driver_version(),
+        driver_cuda: of_driver.map(version),
+        nvrtc: of_nvrtc.map(version),
+        power_limit_watts: nvml::library().and_then(|library| library.card(gpu)?.power_limit()),
+    }
 }

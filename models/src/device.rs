@@ -1,13 +1,11 @@
-//! Where a learner runs: devices, precisions, what CUDA needs, and the one `match` on backend types.
+//! Where a learner runs: devices, precisions, and the one `match` on backend types.
 
-use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use burn_flex::Flex;
-use libloading::Library;
 
+use crate::cuda::probe;
 use crate::draws::Draws;
 use crate::fault::DeviceFault;
 use crate::learner::{DeviceMemory, Learner, LlamaLearner};
@@ -157,10 +155,15 @@ pub fn learner(
                 possible: "f32",
             }),
         },
-        Device::Cuda(index) => match probe().missing(index) {
-            Some(missing) => Err(DeviceError::Missing { device, missing }),
-            None => cuda_learner(network, adamw, index, precision, draws),
-        },
+        Device::Cuda(index) => {
+            let missing = |missing| DeviceError::Missing { device, missing };
+            probe()
+                .missing(index)
+                .map_or(Ok(()), Err)
+                .map_err(missing)?;
+            probe().prepare().map_err(missing)?;
+            cuda_learner(network, adamw, index, precision, draws)
+        }
     }
 }
 
@@ -262,235 +265,6 @@ fn of_process(entry: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// What of CUDA is on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cuda {
-    /// NVIDIA's driver library, if it could be loaded.
-    pub driver: Option<Driver>,
-    /// Names of the GPUs, by number.
-    pub devices: Vec<String>,
-    /// The run-time compiler, if it could be loaded.
-    pub nvrtc: Option<Nvrtc>,
-}
-
-/// A driver that could be loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Driver {
-    /// The library's name.
-    pub library: &'static str,
-    /// The newest CUDA that it supports, major and minor; `None` if it does not say.
-    pub cuda_version: Option<(u32, u32)>,
-    /// CUDA's error code from starting the driver or counting its devices.
-    pub error_code: Option<i32>,
-}
-
-/// A run-time compiler that could be loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nvrtc {
-    /// Name or path of the library.
-    pub library: String,
-    /// Major and minor; `None` if it does not say.
-    pub version: Option<(u32, u32)>,
-}
-
-/// The oldest CUDA whose driver has every function that the CUDA backend calls.
-const OLDEST_CUDA: (u32, u32) = (12, 0);
-
-pub(crate) const DRIVER_LIBRARIES: &[&str] = &["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
-
-/// The names under which the CUDA backend looks for the compiler.
-const NVRTC_LIBRARIES: &[&str] = &[
-    "libnvrtc.so",
-    "libnvrtc.so.13",
-    "libnvrtc.so.12",
-    "libnvrtc.so.11",
-    "nvrtc.dll",
-    "nvrtc64_130_0.dll",
-    "nvrtc64_120_0.dll",
-];
-
-impl Cuda {
-    /// One line on what keeps the GPU of that number from being used, and what would help; `None` if nothing does.
-    #[must_use]
-    pub fn missing(&self, index: usize) -> Option<String> {
-        let Some(driver) = &self.driver else {
-            return Some(
-                "no NVIDIA driver was found (libcuda.so.1); install it, or choose device cpu"
-                    .to_owned(),
-            );
-        };
-        if let Some((major, minor)) = driver.cuda_version.filter(|version| *version < OLDEST_CUDA) {
-            let (oldest_major, oldest_minor) = OLDEST_CUDA;
-            return Some(format!(
-                "the NVIDIA driver supports CUDA {major}.{minor}; {oldest_major}.{oldest_minor} or newer is needed"
-            ));
-        }
-        if let Some(code) = driver.error_code {
-            return Some(format!(
-                "the NVIDIA driver does not start (CUDA error {code}); see nvidia-smi"
-            ));
-        }
-        if self.devices.is_empty() {
-            return Some(
-                "the NVIDIA driver finds no GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES"
-                    .to_owned(),
-            );
-        }
-        if index >= self.devices.len() {
-            let last = self.devices.len() - 1;
-            return Some(format!(
-                "GPU {index} does not exist; choose cuda:0 to cuda:{last}"
-            ));
-        }
-        if self.nvrtc.is_none() {
-            return Some(
-                "CUDA's run-time compiler was not found (libnvrtc.so); install the CUDA toolkit or the package \
-                 cuda-nvrtc, and put its folder on LD_LIBRARY_PATH"
-                    .to_owned(),
-            );
-        }
-        None
-    }
-}
-
-/// Looks for driver, GPUs and compiler by loading their libraries. It never touches Burn, whose own start can panic
-/// where something is missing.
-#[must_use]
-pub fn probe() -> Cuda {
-    let mut cuda = Cuda {
-        driver: None,
-        devices: Vec::new(),
-        nvrtc: None,
-    };
-    if let Some((name, library)) = load(DRIVER_LIBRARIES.iter().map(|name| (*name).to_owned())) {
-        let mut driver = Driver {
-            library: DRIVER_LIBRARIES
-                .iter()
-                .find(|known| **known == name)
-                .copied()
-                .unwrap_or("libcuda.so.1"),
-            cuda_version: driver_version(&library),
-            error_code: None,
-        };
-        match device_names(&library) {
-            Ok(names) => cuda.devices = names,
-            Err(code) => driver.error_code = Some(code),
-        }
-        cuda.driver = Some(driver);
-        // A driver that has been started is not unloaded before the process ends.
-        std::mem::forget(library);
-    }
-    let candidates = NVRTC_LIBRARIES
-        .iter()
-        .map(|name| (*name).to_owned())
-        .chain(toolkit_libraries());
-    if let Some((name, library)) = load(candidates) {
-        cuda.nvrtc = Some(Nvrtc {
-            library: name,
-            version: nvrtc_version(&library),
-        });
-    }
-    cuda
-}
-
-/// The compiler inside a toolkit that the environment names.
-fn toolkit_libraries() -> impl Iterator<Item = String> {
-    let roots = ["CUDA_PATH", "CUDA_HOME"]
-        .into_iter()
-        .filter_map(std::env::var_os)
-        .map(PathBuf::from);
-    roots.map(|root| root.join("lib64").join("libnvrtc.so").display().to_string())
-}
-
-/// The first library that can be loaded.
-#[expect(unsafe_code, reason = "loading a library runs its initialisers")]
-pub(crate) fn load(names: impl Iterator<Item = String>) -> Option<(String, Library)> {
-    names.into_iter().find_map(|name| {
-        // SAFETY: these are NVIDIA's own libraries by name; that what is found under the name is what NVIDIA ships,
-        // and that its initialisers are sound, is the system's word.
-        let library = unsafe { Library::new(&name) }.ok()?;
-        Some((name, library))
-    })
-}
-
-/// `cuDriverGetVersion`, which works without `cuInit`.
-#[expect(unsafe_code, reason = "a call through a symbol")]
-fn driver_version(library: &Library) -> Option<(u32, u32)> {
-    let mut version: c_int = 0;
-    // SAFETY: the signature is that of cuda.h, `CUresult cuDriverGetVersion(int *)`; the pointer outlives the call.
-    let code = unsafe {
-        let function = library
-            .get::<unsafe extern "system" fn(*mut c_int) -> c_int>(b"cuDriverGetVersion\0")
-            .ok()?;
-        function(&raw mut version)
-    };
-    let version = u32::try_from(version).ok().filter(|_| code == 0)?;
-    Some((version / 1000, version % 1000 / 10))
-}
-
-/// `cuInit`, `cuDeviceGetCount` and a `cuDeviceGetName` for each; CUDA's error code where one fails, -1 where the
-/// library lacks a function. A driver that starts and sees no GPU (`CUDA_VISIBLE_DEVICES` may hide them) names none.
-#[expect(unsafe_code, reason = "calls through symbols")]
-fn device_names(library: &Library) -> Result<Vec<String>, i32> {
-    const NO_SYMBOL: i32 = -1;
-    /// `CUDA_ERROR_NO_DEVICE` of cuda.h.
-    const NO_DEVICE: i32 = 100;
-    let checked = |code: c_int| if code == 0 { Ok(()) } else { Err(code) };
-    let mut count: c_int = 0;
-    // SAFETY: the signatures are those of cuda.h: `cuInit(unsigned)`, `cuDeviceGetCount(int *)`,
-    // `cuDeviceGet(CUdevice *, int)` and `cuDeviceGetName(char *, int, CUdevice)` with `CUdevice` an int. All pointers
-    // outlive their calls, and the name's buffer is as long as it is said to be.
-    unsafe {
-        let init = library
-            .get::<unsafe extern "system" fn(c_uint) -> c_int>(b"cuInit\0")
-            .map_err(|_| NO_SYMBOL)?;
-        let get_count = library
-            .get::<unsafe extern "system" fn(*mut c_int) -> c_int>(b"cuDeviceGetCount\0")
-            .map_err(|_| NO_SYMBOL)?;
-        let get = library
-            .get::<unsafe extern "system" fn(*mut c_int, c_int) -> c_int>(b"cuDeviceGet\0")
-            .map_err(|_| NO_SYMBOL)?;
-        let get_name = library
-            .get::<unsafe extern "system" fn(*mut c_char, c_int, c_int) -> c_int>(
-                b"cuDeviceGetName\0",
-            )
-            .map_err(|_| NO_SYMBOL)?;
-        match checked(init(0)) {
-            Err(NO_DEVICE) => return Ok(Vec::new()),
-            started => started?,
-        }
-        checked(get_count(&raw mut count))?;
-        (0..count)
-            .map(|ordinal| {
-                let mut device: c_int = 0;
-                let mut name = [0u8; 256];
-                checked(get(&raw mut device, ordinal))?;
-                checked(get_name(name.as_mut_ptr().cast(), 256, device))?;
-                let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
-                Ok(name.to_string_lossy().into_owned())
-            })
-            .collect()
-    }
-}
-
-/// `nvrtcVersion`.
-#[expect(unsafe_code, reason = "a call through a symbol")]
-fn nvrtc_version(library: &Library) -> Option<(u32, u32)> {
-    let (mut major, mut minor): (c_int, c_int) = (0, 0);
-    // SAFETY: the signature is that of nvrtc.h, `nvrtcResult nvrtcVersion(int *, int *)`; both pointers outlive the
-    // call.
-    let code = unsafe {
-        let function = library
-            .get::<unsafe extern "system" fn(*mut c_int, *mut c_int) -> c_int>(b"nvrtcVersion\0")
-            .ok()?;
-        function(&raw mut major, &raw mut minor)
-    };
-    if code != 0 {
-        return None;
-    }
-    Some((u32::try_from(major).ok()?, u32::try_from(minor).ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -527,79 +301,6 @@ mod tests {
         assert_eq!(made(Device::Cpu, Precision::F32), Ok(()));
         let error = made(Device::Cpu, Precision::Bf16).unwrap_err();
         assert_eq!(error, "device cpu does not compute in bf16; choose f32");
-    }
-
-    #[test]
-    fn each_missing_part_of_cuda_has_a_line_of_its_own() {
-        let driver = Driver {
-            library: "libcuda.so.1",
-            cuda_version: Some((12, 4)),
-            error_code: None,
-        };
-        let nvrtc = Nvrtc {
-            library: "libnvrtc.so".to_owned(),
-            version: Some((12, 4)),
-        };
-        let whole = Cuda {
-            driver: Some(driver.clone()),
-            devices: vec!["a GPU".to_owned()],
-            nvrtc: Some(nvrtc),
-        };
-        assert_eq!(whole.missing(0), None);
-        let old = Driver {
-            cuda_version: Some((11, 4)),
-            ..driver.clone()
-        };
-        let stuck = Driver {
-            error_code: Some(999),
-            ..driver
-        };
-        for (index, cuda, expected) in [
-            (
-                0,
-                Cuda {
-                    driver: None,
-                    ..whole.clone()
-                },
-                "no NVIDIA driver",
-            ),
-            (
-                0,
-                Cuda {
-                    driver: Some(old),
-                    ..whole.clone()
-                },
-                "supports CUDA 11.4",
-            ),
-            (
-                0,
-                Cuda {
-                    driver: Some(stuck),
-                    ..whole.clone()
-                },
-                "CUDA error 999",
-            ),
-            (
-                0,
-                Cuda {
-                    devices: Vec::new(),
-                    ..whole.clone()
-                },
-                "finds no GPU",
-            ),
-            (1, whole.clone(), "choose cuda:0 to cuda:0"),
-            (
-                0,
-                Cuda {
-                    nvrtc: None,
-                    ..whole.clone()
-                },
-                "run-time compiler",
-            ),
-        ] {
-            let line = cuda.missing(index).unwrap();
-            assert!(line.contains(expected) && !line.contains('\n'), "{line}");
-        }
     }
 
     #[test]

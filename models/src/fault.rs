@@ -6,7 +6,7 @@
 //! counts), on purpose: a worker process that has panicked anywhere is in no state to vouch for its numbers.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// The device, or the process, failed while it worked. The numbers since the last good reading are worthless.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,22 +17,46 @@ pub struct DeviceFault {
 }
 
 impl DeviceFault {
-    /// A fault whose reason is the first line of `reason`: drivers and panics add a trace below it.
-    pub(crate) fn new(reason: &str) -> Self {
-        let line = reason.lines().map(str::trim).find(|line| !line.is_empty());
+    /// A fault whose reason is the first line of `reason`, with the cause that CubeCL's errors name below it: drivers and
+    /// panics add a trace after that.
+    #[must_use]
+    pub fn new(reason: &str) -> Self {
+        let mut lines = reason
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        let first = lines.next().unwrap_or("no reason given");
+        let cause = match (lines.next(), lines.next()) {
+            (Some("Caused by:"), Some(cause)) => format!(": {cause}"),
+            _ => String::new(),
+        };
         Self {
-            reason: line.unwrap_or("no reason given").to_owned(),
+            reason: format!("{first}{cause}"),
         }
+    }
+
+    /// Whether the device had no memory left. CubeCL 0.10 says so in its own words, from whichever thread asked for memory,
+    /// or in the driver's; where the request was one among many, as a page of its pool that is not there.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        let says = |words: &str| self.reason.contains(words);
+        says("can't allocate buffer of size")
+            || says("CUDA_ERROR_OUT_OF_MEMORY")
+            || (says("Memory page") || says("Memory slice")) && says("doesn't exist")
     }
 }
 
-/// Panics seen so far, and the last one's message.
-static PANICS: Mutex<(u64, String)> = Mutex::new((0, String::new()));
+/// Messages of the panics so far. The first is the fault; those after it are mostly what follows from it.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn seen() -> MutexGuard<'static, Vec<String>> {
+    PANICS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Watches for panics from the moment it is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PanicWatch {
-    panics_before: u64,
+    panics_before: usize,
 }
 
 impl PanicWatch {
@@ -43,24 +67,20 @@ impl PanicWatch {
             let previous = panic::take_hook();
             panic::set_hook(Box::new(move |info| {
                 let message = info.payload_as_str().unwrap_or("a panic without a message");
-                let mut seen = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
-                *seen = (seen.0 + 1, message.to_owned());
-                drop(seen);
+                seen().push(message.to_owned());
                 previous(info);
             }));
         });
         Self {
-            panics_before: PANICS.lock().unwrap_or_else(PoisonError::into_inner).0,
+            panics_before: seen().len(),
         }
     }
 
     /// Fails once any thread has panicked since the watch began.
     pub(crate) fn check(self) -> Result<(), DeviceFault> {
-        let seen = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.0 == self.panics_before {
-            Ok(())
-        } else {
-            Err(DeviceFault::new(&seen.1))
+        match seen().get(self.panics_before) {
+            None => Ok(()),
+            Some(first) => Err(DeviceFault::new(first)),
         }
     }
 
@@ -73,5 +93,47 @@ impl PanicWatch {
         let result = panic::catch_unwind(AssertUnwindSafe(work));
         self.check()?;
         result.unwrap_or_else(|_| Err(DeviceFault::new("a panic that no hook has seen")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts of cubecl-cuda, cubecl-runtime and cudarc, as their sources write them.
+    #[test]
+    fn a_device_without_memory_is_told_apart_from_other_faults() {
+        for (text, reason, out_of_memory) in [
+            (
+                "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 1073741824\n   0: frame",
+                "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 1073741824",
+                true,
+            ),
+            (
+                "The server is in an invalid state\nCaused by:\n  [Io(can't allocate buffer of size: 512\nframes)]",
+                "The server is in an invalid state: [Io(can't allocate buffer of size: 512",
+                true,
+            ),
+            (
+                "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+                "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+                true,
+            ),
+            (
+                "couldn't find resource for that handle: Memory page 3 doesn't exist\nframes",
+                "couldn't find resource for that handle: Memory page 3 doesn't exist",
+                true,
+            ),
+            (
+                "An error happened during execution\nCaused by:\n  DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)\nBacktrace:\n",
+                "An error happened during execution: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)",
+                false,
+            ),
+            ("\n", "no reason given", false),
+        ] {
+            let fault = DeviceFault::new(text);
+            assert_eq!(fault.reason, reason);
+            assert_eq!(fault.is_out_of_memory(), out_of_memory, "{reason}");
+        }
     }
 }

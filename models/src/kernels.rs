@@ -8,7 +8,7 @@ use cubecl::config::cache::CacheConfig;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use libloading::Library;
 
-use crate::device::{DRIVER_LIBRARIES, load, probe};
+use crate::cuda::{load_driver, probe};
 
 /// How kernels are chosen by timing them: not at all, for Burn is built without its `autotune`. Two runs take the same kernels.
 pub const AUTOTUNE: &str = "none";
@@ -30,13 +30,12 @@ pub struct KernelTarget {
 #[must_use]
 pub fn kernel_target(index: usize) -> Option<KernelTarget> {
     let cuda = probe();
-    let (_, library) = load(DRIVER_LIBRARIES.iter().map(|name| (*name).to_owned()))?;
-    // `probe` keeps the driver loaded: what is started here is not unloaded with this handle.
     Some(KernelTarget {
-        capability: capability(&library, index)?,
-        driver: cuda.driver?.cuda_version?,
-        compiler: cuda.nvrtc?.version?,
-        stand_in: is_stand_in(&library),
+        capability: cuda.devices.get(index)?.compute_capability?,
+        driver: cuda.driver.as_ref()?.cuda_version?,
+        compiler: cuda.nvrtc.as_ref()?.version?,
+        // `probe` keeps the driver loaded: this is another handle of it.
+        stand_in: is_stand_in(&load_driver()?.1),
     })
 }
 
@@ -58,42 +57,6 @@ pub(crate) fn configure(cache: Option<CacheConfig>) -> bool {
     config.compilation.cache = cache;
     *current = Some(Arc::new(config));
     true
-}
-
-/// `cuDeviceGetAttribute` for the two parts of the compute capability, after `cuInit`.
-#[expect(unsafe_code, reason = "calls through symbols")]
-fn capability(library: &Library, index: usize) -> Option<(u32, u32)> {
-    /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR` of cuda.h.
-    const ATTRIBUTES: [c_int; 2] = [75, 76];
-    let ordinal = c_int::try_from(index).ok()?;
-    let mut values: [c_int; 2] = [0; 2];
-    // SAFETY: the signatures are those of cuda.h: `cuInit(unsigned)`, `cuDeviceGet(CUdevice *, int)` and
-    // `cuDeviceGetAttribute(int *, CUdevice_attribute, CUdevice)`, with `CUdevice` an int and the attribute an enumeration of
-    // int's size. All pointers outlive their calls.
-    unsafe {
-        let init = library
-            .get::<unsafe extern "system" fn(std::ffi::c_uint) -> c_int>(b"cuInit\0")
-            .ok()?;
-        let get = library
-            .get::<unsafe extern "system" fn(*mut c_int, c_int) -> c_int>(b"cuDeviceGet\0")
-            .ok()?;
-        let get_attribute = library
-            .get::<unsafe extern "system" fn(*mut c_int, c_int, c_int) -> c_int>(
-                b"cuDeviceGetAttribute\0",
-            )
-            .ok()?;
-        let mut device: c_int = 0;
-        if init(0) != 0 || get(&raw mut device, ordinal) != 0 {
-            return None;
-        }
-        for (value, attribute) in values.iter_mut().zip(ATTRIBUTES) {
-            if get_attribute(&raw mut *value, attribute, device) != 0 {
-                return None;
-            }
-        }
-    }
-    let [major, minor] = values;
-    Some((u32::try_from(major).ok()?, u32::try_from(minor).ok()?))
 }
 
 /// Whether the library exports the one function that only `tests/stand_in/driver.c` has.

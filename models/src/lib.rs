@@ -9,10 +9,12 @@
 //! - [`Learner`]: train, restart, reset, evaluate, read and write tensors
 //! - [`AdamW`], [`Update`], [`Reading`]: the optimizer; [`MomentReset`]: pruning of its moments
 //! - [`Draws`]: every random number, as a pure function of what it is for
-//! - [`Device`], [`Precision`], [`probe`]: where it runs; [`KernelTarget`]: what is compiled for it; [`bf16_flops_per_second`]: its peak
+//! - [`Device`], [`Precision`]: where it runs; [`probe`]: what of CUDA is here; [`DeviceFault`]: what a device fails with
+//! - [`KernelTarget`]: what kernels are compiled for; [`bf16_flops_per_second`]: what a GPU could do at best
 //! - [`ops`]: the operations, one set of kernels for each kind of device
 
 pub mod cost;
+mod cuda;
 mod device;
 mod draws;
 mod fault;
@@ -27,9 +29,12 @@ mod parameter;
 mod peak;
 mod reset;
 
+pub use cuda::{
+    Cuda, Driver, Gpu, GpuMemory, Headers, MissingHeaders, NVRTC_REMEDY, Nvrtc, gpu_memory, probe,
+    user_cache,
+};
 pub use device::{
-    Cuda, Device, DeviceError, Driver, Nvrtc, Precision, ProcessMemory, UnknownName,
-    held_by_process, learner, probe,
+    Device, DeviceError, Precision, ProcessMemory, UnknownName, held_by_process, learner,
 };
 pub use draws::{Draw, DrawRole, Draws, Seeded};
 pub use fault::DeviceFault;

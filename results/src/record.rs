@@ -161,6 +161,9 @@ pub struct Session {
     /// Which kernels it ran on a GPU; absent on a processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<KernelRecord>,
+    /// What of CUDA computed; none on a CPU, and in runs of an older program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<CudaSession>,
 }
 
 /// How a process came by the kernels that it ran on a GPU.
@@ -171,6 +174,52 @@ pub struct KernelRecord {
     /// What compiled kernels are kept under: compute capability, driver, compiler and the hash of the program. Absent where
     /// they were not kept.
     pub cache: Option<String>,
+}
+
+impl Session {
+    /// The device by name, with all that is known of what computes on it.
+    #[must_use]
+    pub fn machine(&self) -> String {
+        match &self.cuda {
+            Some(cuda) => format!("{}{}", self.device_name, cuda.details()),
+            None => self.device_name.clone(),
+        }
+    }
+}
+
+/// What of CUDA a process computed with; none of what does not say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CudaSession {
+    /// Compute capability of the GPU, e.g. `9.0`.
+    pub compute_capability: Option<String>,
+    /// Version of the driver, e.g. `570.86.15`.
+    pub driver: Option<String>,
+    /// Newest CUDA that the driver supports, e.g. `12.8`.
+    pub driver_cuda: Option<String>,
+    /// Version of the run-time compiler, e.g. `12.8`.
+    pub nvrtc: Option<String>,
+    /// The most that the GPU may draw, watts.
+    pub power_limit_watts: Option<f64>,
+}
+
+impl CudaSession {
+    fn details(&self) -> String {
+        let parts = [
+            ("compute capability", &self.compute_capability),
+            ("driver", &self.driver),
+            ("CUDA", &self.driver_cuda),
+            ("NVRTC", &self.nvrtc),
+        ];
+        let known = parts
+            .iter()
+            .filter_map(|(name, version)| Some(format!("{name} {}", version.as_ref()?)));
+        let known: Vec<String> = known.collect();
+        if known.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", known.join(", "))
+        }
+    }
 }
 
 /// One line of `metrics.jsonl`.
@@ -206,6 +255,9 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// Seconds of training so far, over all processes (evaluation and writing excluded).
     pub training_seconds: f64,
+    /// Joules of the same, as [`GpuUse::training_joules`]; absent like them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_joules: Option<f64>,
 }
 
 /// An evaluation: the mean over all validation targets, each once.
@@ -395,6 +447,24 @@ impl PlannedMemory {
     }
 }
 
+/// What a GPU's driver says that a run used; absent where it does not tell. All of it is of the whole card, whatever else
+/// computes on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuUse {
+    /// Joules of training, the warm start's included even where it was handed on.
+    pub training_joules: Option<f64>,
+    /// Joules of evaluation.
+    pub evaluation_joules: Option<f64>,
+    /// Joules of the whole run, those of [`RunResult::wall_seconds`]: training, evaluation, starting up and writing.
+    pub joules: Option<f64>,
+    /// Joules of training per target; of a method with a warm start those of its own stage after it.
+    pub joules_per_token: Option<f64>,
+    /// Share of the seconds of training in which a kernel ran.
+    pub utilization: Option<f64>,
+    /// Largest memory in use, bytes: that of the driver, of CUDA's own and of what libraries keep in reserve included.
+    pub peak_memory_bytes: Option<u64>,
+}
+
 /// `result.json`: written last; its presence means that the run has ended for good (`complete` or `diverged`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
@@ -428,6 +498,10 @@ pub struct RunResult {
     pub wall_seconds: f64,
     /// Largest memory of the process (CPU) or the device (CUDA), bytes; absent where it cannot be read, as on CUDA for now.
     pub peak_memory_bytes: Option<u64>,
+    /// What the GPU's driver says that the run used; absent on a CPU, in runs of an older program, and where not every process
+    /// of the run could ask it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuUse>,
     /// What the memory plan says of that peak; absent in runs of an older program and on CUDA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_memory: Option<PlannedMemory>,
@@ -439,4 +513,30 @@ pub struct RunResult {
     pub restarts: u64,
     /// Moment resets done.
     pub resets: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_on_cuda_is_named_with_all_that_is_known_of_it_and_older_sessions_are_read() {
+        let older = r#"{"version":"0","started_unix_seconds":1,"from_step":0,"device_name":"a GPU","threads":2}"#;
+        let mut session: Session = serde_json::from_str(older).expect("read");
+        assert_eq!(session.machine(), "a GPU");
+        assert_eq!(serde_json::to_string(&session).expect("written"), older);
+        session.cuda = Some(CudaSession::default());
+        assert_eq!(session.machine(), "a GPU");
+        session.cuda = Some(CudaSession {
+            compute_capability: Some("9.0".into()),
+            driver: Some("570.86.15".into()),
+            driver_cuda: None,
+            nvrtc: Some("12.8".into()),
+            power_limit_watts: Some(700.0),
+        });
+        assert_eq!(
+            session.machine(),
+            "a GPU (compute capability 9.0, driver 570.86.15, NVRTC 12.8)"
+        );
+    }
 }

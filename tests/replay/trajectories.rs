@@ -839,6 +839,7 @@ impl Replay {
             device_name: String::new(),
             threads: 1,
             kernels: None,
+            cuda: None,
         };
         let mut journal = Journal::open(&directory, &cell, lease, session)?;
         if recording.start > 0 {

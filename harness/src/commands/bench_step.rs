@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use models::{Batch, Device, Learner, Network, Phases, Precision, Seeded, Update, cost};
 use results::record::PlannedMemory;
 use results::render::{megabytes, number_of};
@@ -15,12 +16,15 @@ use super::{print, print_json};
 use crate::algorithm::{MethodSwitches, adamw};
 use crate::cli::{BenchStepOptions, SuiteOptions};
 use crate::exit::{Exit, UserError};
+use crate::journal::Phase;
 use crate::kernels::Kernels;
 use crate::machine;
 use crate::matrix;
+use crate::micro_batch::{self, Room};
+use crate::nvml::Meter;
 use crate::profile::Assignment;
 use crate::settings::Settings;
-use crate::{plan, suite, worker};
+use crate::{plan, stop, suite, worker};
 
 /// Steps before those that count: kernels are compiled and the allocator's pages are fetched in them.
 const WARMUP_STEPS: u64 = 2;
@@ -33,38 +37,90 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
     let begun = Instant::now();
     suite::with_training_allocator()?;
     let (settings, network) = asked(&options)?;
-    let (device, precision) = place(&options.place)?;
+    let place = place(&options.place)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let threads = options.threads.unwrap_or(cores);
     worker::start_threads(threads)?;
 
-    let of_profile = settings.sequence_length as usize;
-    let (rows, length) = (options.batch, options.seq.unwrap_or(of_profile));
-    let low_rank = MethodSwitches::of(&settings).low_rank;
+    let (device, precision) = place;
+    let rows = options.batch;
+    let planned = |rows| planned(&options, &settings, &network, precision, rows);
+    let room = Room::of(device, precision, 1);
+    let work = || {
+        if device == Device::Cpu {
+            check_memory(&planned(rows), rows, length(&options, &settings))?;
+        }
+        measure(&options, &settings, &network, place, threads, begun)
+    };
+    let measured = stop::without_panic(work).map_err(|error| {
+        if !micro_batch::is_out_of_memory(&error) {
+            return error;
+        }
+        let planned = |rows: u64| planned(rows as usize).total();
+        let fewer = micro_batch::smaller(rows as u64, &room, planned).next();
+        let fits = fewer.map(|fewer| (fewer, format!("--batch {fewer}")));
+        anyhow!(micro_batch::out_of_memory(device, rows as u64, fits))
+    })?;
+    if options.json {
+        print_json(&measured)?;
+    } else {
+        print(&measured.text())?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Tokens of a sequence: those that are asked for, or the profile's.
+fn length(options: &BenchStepOptions, settings: &Settings) -> usize {
+    options.seq.unwrap_or(settings.sequence_length as usize)
+}
+
+/// Memory of a step of so many sequences.
+fn planned(
+    options: &BenchStepOptions,
+    settings: &Settings,
+    network: &Network,
+    precision: Precision,
+    rows: usize,
+) -> cost::Bytes {
+    let low_rank = MethodSwitches::of(settings).low_rank;
     let step = cost::Step {
         precision,
         rows,
-        length,
+        length: length(options, settings),
         accumulates: false,
         recompute: settings.recompute,
     };
-    let planned = cost::bytes(&network, low_rank.as_ref(), &step);
-    if device == Device::Cpu {
-        check_memory(&planned, rows, length)?;
-    }
+    cost::bytes(network, low_rank.as_ref(), &step)
+}
+
+/// Trains the steps.
+fn measure(
+    options: &BenchStepOptions,
+    settings: &Settings,
+    network: &Network,
+    (device, precision): (Device, Precision),
+    threads: u64,
+    begun: Instant,
+) -> anyhow::Result<Measured> {
+    let (rows, length) = (options.batch, length(options, settings));
+    let low_rank = MethodSwitches::of(settings).low_rank;
     let draws = Seeded { seed: 0 };
     let kernels = Kernels::open(device);
     let allocated_before = models::held_by_process().allocated;
-    let mut learner = models::learner(&network, &adamw(&settings), device, precision, &draws)?;
+    let mut learner = models::learner(network, &adamw(settings), device, precision, &draws)?;
     learner.recompute_blocks(settings.recompute);
     if let Some(low_rank) = &low_rank {
         learner.attach(0, low_rank, &draws);
     }
-    let mut steps = Steps::new(&network, rows, length, settings.grad_clip);
+    let mut steps = Steps::new(network, rows, length, settings.grad_clip);
     steps.take(&mut *learner)?;
     let first_step = begun.elapsed();
     for _ in 1..WARMUP_STEPS {
         steps.take(&mut *learner)?;
+    }
+    let meter = worker::gpu(device).and_then(Meter::start);
+    if let Some(meter) = &meter {
+        meter.turn_to(Phase::Training);
     }
     let mut timed = Vec::new();
     let mut early_peak_memory_bytes = None;
@@ -74,6 +130,7 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
             early_peak_memory_bytes = learner.memory().peak_bytes;
         }
     }
+    let used = meter.map(|meter| meter.used()).unwrap_or_default();
     // Before anything else is measured, which takes memory of its own.
     let peak_memory_bytes = learner.memory().peak_bytes;
     let process = match device {
@@ -93,15 +150,15 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         )
     };
     let step_seconds = seconds(Phases::total);
-    let flops = cost::flops_per_token(&network, low_rank.as_ref(), length);
+    let flops = cost::flops_per_token(network, low_rank.as_ref(), length);
     let rates = timed
         .iter()
         .map(|phases| tokens / phases.total().as_secs_f64());
     let tokens_per_second = Spread::of(rates.collect());
-    let measured = Measured {
-        profile: profile_of(&options).to_owned(),
-        size: options.size,
-        method: options.method,
+    Ok(Measured {
+        profile: profile_of(options).to_owned(),
+        size: options.size.clone(),
+        method: options.method.clone(),
         rank: low_rank.as_ref().map(|low_rank| low_rank.rank),
         device: device.to_string(),
         precision: precision.to_string(),
@@ -126,14 +183,14 @@ pub fn run(options: BenchStepOptions) -> anyhow::Result<Exit> {
         first_step_seconds: first_step.as_secs_f64(),
         peak_memory_bytes,
         early_peak_memory_bytes,
-        planned_bytes: plan::beside_process(planned, process),
-    };
-    if options.json {
-        print_json(&measured)?;
-    } else {
-        print(&measured.text())?;
-    }
-    Ok(Exit::Success)
+        joules_per_token: (used.joules)
+            .map(|joules| joules.training / (tokens * options.steps as f64)),
+        driver_peak_memory_bytes: used.peak_memory_bytes,
+        planned_bytes: plan::beside_process(
+            planned(options, settings, network, precision, rows),
+            process,
+        ),
+    })
 }
 
 /// Refuses what this process may not take: its allocation would end the process without a word.
@@ -238,7 +295,7 @@ fn card_flops_per_second(device: Device, precision: Precision) -> Option<f64> {
     match (device, precision) {
         (Device::Cpu, _) | (_, Precision::F32) => None,
         (Device::Cuda(index), Precision::Bf16 | Precision::Bf16Master) => {
-            models::bf16_flops_per_second(models::probe().devices.get(index)?)
+            models::bf16_flops_per_second(&models::probe().devices.get(index)?.name)
         }
     }
 }
@@ -322,6 +379,11 @@ struct Measured {
     peak_memory_bytes: Option<u64>,
     /// The peak when a tenth of the timed steps was done: where memory grows, the later one is higher.
     early_peak_memory_bytes: Option<u64>,
+    /// What the GPU's driver says; none on a CPU, and where it does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joules_per_token: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    driver_peak_memory_bytes: Option<u64>,
     planned_bytes: PlannedMemory,
 }
 
@@ -383,6 +445,12 @@ impl Measured {
         );
         if let Some(peak) = self.peak_memory_bytes {
             text += &format!("{:<22}{}\n", "peak memory", megabytes(peak));
+        }
+        if let Some(peak) = self.driver_peak_memory_bytes {
+            text += &format!("{:<22}{}\n", "GPU memory in use", megabytes(peak));
+        }
+        if let Some(joules) = self.joules_per_token {
+            text += &format!("{:<22}{:.2} mJ\n", "energy of a token", joules * 1e3);
         }
         text += &format!(
             "{:<22}{}\n",

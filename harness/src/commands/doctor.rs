@@ -3,6 +3,7 @@
 use std::thread;
 
 use datasets::source::crates;
+use models::{Cuda, Gpu, GpuMemory, NVRTC_REMEDY};
 use results::render::number_of;
 use serde::Serialize;
 
@@ -10,6 +11,7 @@ use super::{print, print_json};
 use crate::cli::DoctorOptions;
 use crate::exit::Exit;
 use crate::machine::{self, processor_name};
+use crate::nvml;
 
 /// Prints what is found.
 ///
@@ -53,15 +55,22 @@ const TEXT: &str = "default text";
 const CUDA: &str = "CUDA";
 
 fn checks() -> Vec<Check> {
+    let probe = models::probe();
     vec![
         processor(),
         memory(),
         default_text(),
-        driver(),
-        devices(),
-        compiler(),
-        cuda(),
+        driver(probe),
+        devices(probe),
+        compiler(probe),
+        headers(probe),
+        management(probe),
+        cuda(probe),
     ]
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
 }
 
 fn processor() -> Check {
@@ -76,7 +85,6 @@ fn processor() -> Check {
 }
 
 fn memory() -> Check {
-    let gibibytes = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let mut found = match (machine::machine_memory(), machine::free_memory()) {
         (Some(total), Some(free)) => format!(
             "{:.1} GiB, {:.1} GiB of it free",
@@ -112,20 +120,27 @@ fn default_text() -> Check {
     }
 }
 
-fn driver() -> Check {
-    let probe = models::probe();
-    let usable = probe
+fn driver(cuda: &Cuda) -> Check {
+    let usable = cuda
         .driver
         .as_ref()
-        .is_some_and(|driver| driver.error_code.is_none());
-    let found = match &probe.driver {
+        .is_some_and(|driver| driver.error_code.is_none() && driver.lacks.is_none());
+    let found = match &cuda.driver {
         None => "no NVIDIA driver library".to_owned(),
         Some(driver) => {
-            let version = version(driver.cuda_version);
+            let of_driver = machine::nvidia_driver_version()
+                .map_or_else(String::new, |version| format!(" {version}"));
             let error = driver.error_code.map_or_else(String::new, |code| {
                 format!(", does not start: CUDA error {code}")
             });
-            format!("{}, CUDA {version}{error}", driver.library)
+            let lacks = driver
+                .lacks
+                .map_or_else(String::new, |name| format!(", without {name}"));
+            format!(
+                "{}{of_driver}, CUDA {}{error}{lacks}",
+                driver.library,
+                version(driver.cuda_version)
+            )
         }
     };
     let remedy =
@@ -138,49 +153,115 @@ fn driver() -> Check {
     }
 }
 
-fn devices() -> Check {
-    let devices = models::probe().devices;
-    let found = match devices.as_slice() {
-        [] => "none".to_owned(),
-        names => names
-            .iter()
-            .enumerate()
-            .map(|(index, name)| format!("cuda:{index} {name}"))
-            .collect::<Vec<_>>()
-            .join(", "),
+fn devices(cuda: &Cuda) -> Check {
+    let described = |(index, gpu): (usize, &Gpu)| {
+        let capability = gpu.compute_capability.map_or_else(String::new, |of| {
+            format!(", compute capability {}", version(Some(of)))
+        });
+        let memory = match (models::gpu_memory(index), gpu.memory_bytes) {
+            (Some(GpuMemory { free, total }), _) => format!(
+                ", {:.1} GiB, {:.1} GiB of it free",
+                gibibytes(total),
+                gibibytes(free)
+            ),
+            (None, Some(total)) => format!(", {:.1} GiB", gibibytes(total)),
+            (None, None) => String::new(),
+        };
+        format!("cuda:{index} {}{capability}{memory}", gpu.name)
     };
+    let found: Vec<String> = cuda.devices.iter().enumerate().map(described).collect();
     Check {
         name: "GPUs",
-        usable: !devices.is_empty(),
-        found,
+        usable: !found.is_empty(),
+        found: if found.is_empty() {
+            "none".to_owned()
+        } else {
+            found.join("; ")
+        },
         remedy: None,
     }
 }
 
-fn compiler() -> Check {
-    match models::probe().nvrtc {
+fn compiler(cuda: &Cuda) -> Check {
+    let (usable, found) = match &cuda.nvrtc {
         Some(nvrtc) => {
-            let found = format!("{} {}", nvrtc.library, version(nvrtc.version));
+            let lacks = nvrtc
+                .lacks
+                .map_or_else(String::new, |name| format!(", without {name}"));
+            let found = format!("{} {}{lacks}", nvrtc.library, version(nvrtc.version));
+            (nvrtc.lacks.is_none(), found)
+        }
+        None if cuda.driver.is_none() => (false, NOT_LOOKED.to_owned()),
+        None => (false, "no run-time compiler library".to_owned()),
+    };
+    Check {
+        name: "NVRTC",
+        usable,
+        found,
+        remedy: (!usable).then(|| NVRTC_REMEDY.to_owned()),
+    }
+}
+
+/// What is of no use without a driver is not looked for.
+const NOT_LOOKED: &str = "not looked for without a driver";
+
+fn headers(cuda: &Cuda) -> Check {
+    let name = "CUDA headers";
+    match &cuda.headers {
+        Ok(headers) => {
+            let folders = headers.folders.iter().map(|it| it.display().to_string());
+            let folders: Vec<String> = folders.collect();
             Check {
-                name: "NVRTC",
+                name,
                 usable: true,
-                found,
+                found: format!("{} {}", folders.join(" and "), version(headers.version)),
                 remedy: None,
             }
         }
-        None => Check {
-            name: "NVRTC",
+        Err(missing) => Check {
+            name,
             usable: false,
-            found: "no run-time compiler library".to_owned(),
-            remedy: Some(
-                "the CUDA toolkit or its package cuda-nvrtc, its folder on LD_LIBRARY_PATH".into(),
-            ),
+            found: if cuda.driver.is_none() {
+                NOT_LOOKED.to_owned()
+            } else {
+                format!("no {}", missing.header)
+            },
+            remedy: Some(missing.remedy()),
         },
     }
 }
 
-fn cuda() -> Check {
-    match models::probe().missing(0) {
+/// The library that knows energy: its absence keeps nothing from running.
+fn management(cuda: &Cuda) -> Check {
+    let name = "NVML";
+    let Some(library) = nvml::library() else {
+        return Check {
+            name,
+            usable: false,
+            found: "no management library (libnvidia-ml.so.1): energy is not recorded".into(),
+            remedy: None,
+        };
+    };
+    let limits = cuda.devices.iter().enumerate().filter_map(|(index, gpu)| {
+        let limit = match library.card(gpu) {
+            None => "not known to it".to_owned(),
+            Some(card) => format!("may draw {:.0} W", card.power_limit()?),
+        };
+        Some(format!("; cuda:{index} {limit}"))
+    });
+    let driver = library
+        .driver_version()
+        .unwrap_or_else(|| "of unknown version".to_owned());
+    Check {
+        name,
+        usable: true,
+        found: format!("of driver {driver}{}", limits.collect::<String>()),
+        remedy: None,
+    }
+}
+
+fn cuda(cuda: &Cuda) -> Check {
+    match cuda.missing(0) {
         None => Check {
             name: CUDA,
             usable: true,

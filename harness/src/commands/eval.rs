@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use datasets::source::Item;
 use datasets::store::Writer;
 use datasets::tokenizer::Tokenizer;
@@ -21,6 +21,7 @@ use crate::cli::{EvalOptions, PlaceOptions};
 use crate::exit::{Exit, UserError};
 use crate::hugging_face::Folder;
 use crate::kernels::Kernels;
+use crate::micro_batch;
 use crate::progress::warn;
 use crate::run::view;
 use crate::stop;
@@ -102,12 +103,24 @@ pub fn run(options: EvalOptions) -> Result<Exit> {
         weight_decay: 0.0,
     };
     let _kept_to_the_end = Kernels::open(device);
-    let mut learner = models::learner(network, &adamw, device, precision, &Nothing)?;
-    folder.load_into(learner.as_mut())?;
-    let mut sum = 0.0;
-    for sequences in batches.pass() {
-        sum += learner.evaluate(view(&sequences?))?.sum;
-    }
+    let sum = stop::without_panic(|| {
+        let mut learner = models::learner(network, &adamw, device, precision, &Nothing)?;
+        folder.load_into(learner.as_mut())?;
+        let mut sum = 0.0;
+        for sequences in batches.pass() {
+            sum += learner.evaluate(view(&sequences?))?.sum;
+        }
+        Ok(sum)
+    });
+    let sum = sum.map_err(|error| {
+        if !micro_batch::is_out_of_memory(&error) {
+            return error;
+        }
+        anyhow!(
+            "device {device} ran out of memory with --batch-size {}; a smaller one takes less",
+            options.batch_size
+        )
+    })?;
     let loss = Some(sum / targets as f64).filter(|loss| loss.is_finite());
     let bytes = store.validation_text_bytes();
     let evaluation = Evaluation {

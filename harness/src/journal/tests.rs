@@ -42,6 +42,7 @@ fn session() -> Session {
         device_name: "test".into(),
         threads: 1,
         kernels: None,
+        cuda: None,
     }
 }
 
@@ -713,4 +714,98 @@ fn on_a_full_disk_every_write_fails_with_its_path_and_the_run_goes_on_once_there
         .expect("listed")
         .count();
     assert_eq!(left, 1, "no half-written checkpoint stays");
+}
+
+/// A step of training that takes a while on a GPU that draws power.
+fn trained_slowly(journal: &mut Journal, step: u64, milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+    trained(journal, step..=step);
+}
+
+/// The journal of a cell's run as [`resume`] has it, with a meter or without.
+fn resume_metered(suite: &Path, cell: &Cell, has_meter: bool) -> Journal {
+    let mut journal = open(suite, cell).expect("opened");
+    if has_meter {
+        journal.measure(crate::nvml::tests::meter(0).expect("a meter"));
+    }
+    let own = journal.newest_checkpoint().expect("looked for");
+    let handed_on = || journal.warm_start(1).expect("looked for");
+    match own.or_else(handed_on) {
+        Some(from) => journal.resume(&from).expect("resumed"),
+        None => journal.fresh().expect("begun"),
+    }
+    journal
+}
+
+/// Within a quarter: the machine may be busy.
+fn near(value: Option<f64>, expected: f64) {
+    let value = value.expect("told");
+    assert!(
+        (value / expected - 1.0).abs() < 0.25,
+        "{value} for {expected}"
+    );
+}
+
+/// The card of the stand-in library draws 250 W all the time, so that energy is time: what is killed after its checkpoint is in
+/// neither.
+#[test]
+fn a_resumed_run_has_the_energy_of_its_time_once() {
+    let watts = crate::nvml::tests::WATTS;
+    let (suite, cell) = (suite(), cell("full"));
+    let mut journal = resume_metered(suite.path(), &cell, true);
+    trained_slowly(&mut journal, 1, 150);
+    save(&mut journal, 1, 1, false);
+    trained_slowly(&mut journal, 2, 2000);
+    drop(journal);
+    let mut journal = resume_metered(suite.path(), &cell, true);
+    trained_slowly(&mut journal, 2, 150);
+    finished(&mut journal, 2, 1);
+    let result = ended(suite.path(), &cell);
+    let gpu = result.gpu.expect("metered");
+    assert!(result.training_seconds < 2.0, "{}", result.training_seconds);
+    near(gpu.training_joules, watts * result.training_seconds);
+    near(gpu.joules, watts * result.wall_seconds);
+    near(gpu.joules_per_token, watts / result.tokens_per_second);
+    near(gpu.utilization, 0.8);
+    assert_eq!(gpu.peak_memory_bytes, Some(4 << 30));
+}
+
+#[test]
+fn a_warm_start_is_handed_on_with_its_energy_which_no_token_of_the_method_is_charged_with() {
+    let watts = crate::nvml::tests::WATTS;
+    let (suite, full, mut relora) = (suite(), cell("full"), cell("relora"));
+    relora.settings.warm_start_steps = 1;
+    let mut journal = resume_metered(suite.path(), &full, true);
+    trained_slowly(&mut journal, 1, 150);
+    save(&mut journal, 1, 7, true);
+    drop(journal);
+    let mut journal = resume_metered(suite.path(), &relora, true);
+    assert_eq!(journal.clock.warm_start_tokens, 100, "handed on");
+    trained_slowly(&mut journal, 2, 150);
+    trained_slowly(&mut journal, 3, 150);
+    finished(&mut journal, 3, 8);
+    let result = ended(suite.path(), &relora);
+    let gpu = result.gpu.expect("metered");
+    near(gpu.training_joules, watts * result.training_seconds);
+    near(gpu.joules_per_token, watts / result.tokens_per_second);
+}
+
+#[test]
+fn a_run_of_which_a_process_had_no_meter_has_no_energy_rather_than_part_of_it() {
+    for first_is_metered in [true, false] {
+        let (suite, cell) = (suite(), cell("full"));
+        let mut journal = resume_metered(suite.path(), &cell, first_is_metered);
+        trained(&mut journal, 1..=1);
+        save(&mut journal, 1, 1, false);
+        drop(journal);
+        let mut journal = resume_metered(suite.path(), &cell, !first_is_metered);
+        trained(&mut journal, 2..=2);
+        finished(&mut journal, 2, 1);
+        assert_eq!(ended(suite.path(), &cell).gpu, None);
+        let text = fs::read_to_string(suite.path().join(cell.directory()).join(RESULT));
+        assert!(
+            !text.expect("read").contains("gpu"),
+            "absent, not null or zero"
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Runs;
 
-/// Columns of time and memory: with [`VOLATILE_ROWS`] all that may differ between two runs of the same thing on the same machine.
+/// Columns of time, memory and energy: with [`VOLATILE_ROWS`] all that may differ between two runs of the same thing on the same machine.
 /// Tables are equal byte for byte once these are left out.
 pub const VOLATILE_COLUMNS: &[&str] = &[
     "tokens_per_second",
@@ -36,7 +36,38 @@ pub const VOLATILE_COLUMNS: &[&str] = &[
     "seconds_to_target",
     "seconds_to_target_low",
     "seconds_to_target_high",
+    "joules_to_loss_ratio",
+    "joules_to_loss_ratio_low",
+    "joules_to_loss_ratio_high",
+    "extra_joules_to_loss",
+    "extra_joules_to_loss_low",
+    "extra_joules_to_loss_high",
+    "joules_to_target",
+    "joules_to_target_low",
+    "joules_to_target_high",
     "tuning_seconds",
+    "training_joules",
+    "evaluation_joules",
+    "joules",
+    "joules_per_token",
+    "joules_per_token_standard_error",
+    "joules_per_token_low",
+    "joules_per_token_high",
+    "joules_per_token_ratio",
+    "joules_per_token_ratio_low",
+    "joules_per_token_ratio_high",
+    "kilowatt_hours",
+    "kilowatt_hours_standard_error",
+    "kilowatt_hours_low",
+    "kilowatt_hours_high",
+    "gpu_utilization",
+    "gpu_utilization_standard_error",
+    "gpu_utilization_low",
+    "gpu_utilization_high",
+    "driver_peak_memory_bytes",
+    "driver_peak_memory_bytes_standard_error",
+    "driver_peak_memory_bytes_low",
+    "driver_peak_memory_bytes_high",
     "peak_memory_bytes",
     "peak_memory_bytes_standard_error",
     "peak_memory_bytes_low",
@@ -655,6 +686,12 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "1",
     ),
     (
+        "prices",
+        "joules_to_loss_ratio",
+        "the same of joules of training of the GPU's whole card; absent on a CPU and where its driver does not tell",
+        "1",
+    ),
+    (
         "",
         "flops_ratio",
         "FLOPs of the whole run over the reference's: what arithmetic alone allows of training_seconds_ratio, at equal tokens",
@@ -683,6 +720,12 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "extra_seconds_to_loss",
         "the same of seconds of training on this machine",
         "seconds",
+    ),
+    (
+        "prices",
+        "extra_joules_to_loss",
+        "the same of joules of training of the GPU's whole card; absent like joules_to_loss_ratio",
+        "joules",
     ),
     (
         "prices",
@@ -719,6 +762,12 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "seconds_to_target",
         "the same of seconds of training on this machine",
         "seconds",
+    ),
+    (
+        "prices",
+        "joules_to_target",
+        "the same of joules of training of the GPU's whole card; absent like joules_to_loss_ratio",
+        "joules",
     ),
     (
         "equal",
@@ -902,6 +951,72 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "training_seconds_ratio",
         "seconds of training over the reference's, a warm start included: geometric mean over common seeds; absent for the reference",
         "1",
+    ),
+    (
+        "",
+        "training_joules",
+        "energy of the GPU's whole card while the run trained, a warm start that was handed on included; absent, as all that its driver says, on a CPU, where the driver does not tell, and where a process of the run could not ask it",
+        "joules",
+    ),
+    (
+        "",
+        "evaluation_joules",
+        "energy of the GPU's whole card during evaluations; absent like training_joules",
+        "joules",
+    ),
+    (
+        "",
+        "joules",
+        "energy of the GPU's whole card over the seconds in wall_seconds; absent like training_joules",
+        "joules",
+    ),
+    (
+        "runs",
+        "joules_per_token",
+        "energy of training per training target, after the warm start where there is one; absent like training_joules",
+        "joules per token",
+    ),
+    (
+        "",
+        "joules_per_token",
+        "mean over the complete seeds of the energy of training per training target, after the warm start where there is one: of the GPU's whole card; absent on a CPU and where the driver does not tell",
+        "joules per token",
+    ),
+    (
+        "",
+        "joules_per_token_ratio",
+        "geometric mean of the ratios to the reference over common seeds; absent for the reference, and like joules_per_token",
+        "1",
+    ),
+    (
+        "",
+        "kilowatt_hours",
+        "mean over the complete seeds of the energy of the GPU's whole card over the seconds in wall_seconds; absent like joules_per_token",
+        "kilowatt hours",
+    ),
+    (
+        "runs",
+        "gpu_utilization",
+        "share of the seconds of training in which a kernel ran on the GPU; absent like training_joules",
+        "1",
+    ),
+    (
+        "",
+        "gpu_utilization",
+        "mean over the complete seeds of the share of the seconds of training in which a kernel ran on the GPU; absent like joules_per_token",
+        "1",
+    ),
+    (
+        "runs",
+        "driver_peak_memory_bytes",
+        "most memory of the GPU in use, as its driver sees it: of the whole card, with what CUDA itself takes and what is kept in reserve; absent like training_joules",
+        "bytes",
+    ),
+    (
+        "",
+        "driver_peak_memory_bytes",
+        "mean over the complete seeds of the most memory of the GPU in use, as its driver sees it: of the whole card, with what CUDA itself takes and what is kept in reserve; absent on a CPU and where the driver does not tell",
+        "bytes",
     ),
     (
         "",
@@ -1195,14 +1310,19 @@ mod tests {
         }
     }
 
-    /// Units of time and memory mark a column whose value the machine decides, except bytes that follow from the
+    /// Units of time, energy and memory mark a column whose value the machine decides, except bytes that follow from the
     /// shapes; those planned go with the process, and with who trained the warm start.
     #[test]
-    fn the_volatile_columns_are_those_of_time_and_memory() {
+    fn the_volatile_columns_are_those_of_time_energy_and_memory() {
         for description in describe() {
             let column = description.column.as_str();
-            let timed = matches!(description.unit, "seconds" | "tokens per second");
+            let timed = matches!(
+                description.unit,
+                "seconds" | "tokens per second" | "joules" | "joules per token" | "kilowatt hours"
+            );
             let measured = column.starts_with("peak_memory")
+                || column.starts_with("driver_peak_memory")
+                || column.starts_with("gpu_utilization")
                 || column.starts_with("planned_") && column != "planned_steps"
                 || column.contains("_ratio")
                     && !["optimizer", "tokens_to_", "flops_"]

@@ -13,10 +13,21 @@ pub(super) enum Currency {
     Flops,
     /// Seconds of training on the machine that ran it.
     Seconds,
+    /// Joules of training of the GPU that ran it, where its driver told them.
+    Joules,
 }
 
 impl Currency {
-    pub(super) const ALL: [Currency; 3] = [Currency::Tokens, Currency::Flops, Currency::Seconds];
+    /// What two methods can be made to spend alike.
+    pub(super) const EQUAL: [Currency; 3] = [Currency::Tokens, Currency::Flops, Currency::Seconds];
+
+    /// What a loss has a price in.
+    pub(super) const PRICED: [Currency; 4] = [
+        Currency::Tokens,
+        Currency::Flops,
+        Currency::Seconds,
+        Currency::Joules,
+    ];
 
     /// Its name in tables.
     pub(super) fn name(self) -> &'static str {
@@ -24,6 +35,7 @@ impl Currency {
             Currency::Tokens => "tokens",
             Currency::Flops => "flops",
             Currency::Seconds => "seconds",
+            Currency::Joules => "joules",
         }
     }
 }
@@ -35,6 +47,8 @@ pub(super) struct Spent {
     pub(super) flops: f64,
     /// None where no step was logged from there on.
     pub(super) seconds: Option<f64>,
+    /// None there too, and where nobody told.
+    pub(super) joules: Option<f64>,
 }
 
 impl Spent {
@@ -43,9 +57,16 @@ impl Spent {
             Currency::Tokens => Some(self.tokens),
             Currency::Flops => Some(self.flops),
             Currency::Seconds => self.seconds,
+            Currency::Joules => self.joules,
         }
     }
 }
+
+/// What a logged step says was spent by then.
+type Logged = fn(&StepRecord) -> Option<f64>;
+
+const SECONDS: Logged = |step| Some(step.training_seconds);
+const JOULES: Logged = |step| step.training_joules;
 
 /// A loss that was read off a curve.
 #[derive(Clone, Copy, Debug)]
@@ -183,12 +204,8 @@ impl<'a> Curve<'a> {
                     self.warm + beyond / self.own_flops
                 }
             }
-            Currency::Seconds => {
-                let (from, to) = self.logged_around(|it| it.training_seconds >= amount)?;
-                let (from_step, from_seconds) = from;
-                let passed = (amount - from_seconds) / (to.training_seconds - from_seconds);
-                from_step + passed * (to.step as f64 - from_step)
-            }
+            Currency::Seconds => self.logged_step_at(SECONDS, amount)?,
+            Currency::Joules => self.logged_step_at(JOULES, amount)?,
         };
         Some(step).filter(|step| step.is_finite())
     }
@@ -198,33 +215,43 @@ impl<'a> Curve<'a> {
         Spent {
             tokens,
             flops: step.min(self.warm) * self.full_rank_flops + own_steps * self.own_flops,
-            seconds: self.seconds_at(step),
+            seconds: self.logged_at(SECONDS, step),
+            joules: self.logged_at(JOULES, step),
         }
     }
 
-    /// Seconds of training up to a step, in proportion between the logged ones; none beyond the last of them.
-    fn seconds_at(&self, step: f64) -> Option<f64> {
-        let (from, to) = self.logged_around(|it| it.step as f64 >= step)?;
-        let (from_step, from_seconds) = from;
-        let passed = (step - from_step) / (to.step as f64 - from_step);
-        let seconds = from_seconds + passed * (to.training_seconds - from_seconds);
-        Some(seconds).filter(|seconds| seconds.is_finite())
+    /// What was spent up to a step, in proportion between the logged ones; none beyond the last of them.
+    fn logged_at(&self, spent: Logged, step: f64) -> Option<f64> {
+        let (from, to) = self.logged_around(spent, |it, _| it >= step)?;
+        let passed = (step - from.0) / (to.0 - from.0);
+        let spent = from.1 + passed * (to.1 - from.1);
+        Some(spent).filter(|spent| spent.is_finite())
     }
 
-    /// The first logged step of which something is true, and step and seconds of the one before it, or of the beginning.
+    /// Update steps at which so much was spent.
+    fn logged_step_at(&self, spent: Logged, amount: f64) -> Option<f64> {
+        let (from, to) = self.logged_around(spent, |_, it| it >= amount)?;
+        let passed = (amount - from.1) / (to.1 - from.1);
+        Some(from.0 + passed * (to.0 - from.0))
+    }
+
+    /// Step of the first logged one of which something is true of its step and of what was spent by then, with what was
+    /// spent, and both of the one before it, or of the beginning. None where a step before it does not say.
     fn logged_around(
         &self,
-        is_there: impl Fn(&StepRecord) -> bool,
-    ) -> Option<((f64, f64), &'a StepRecord)> {
+        spent: Logged,
+        is_there: impl Fn(f64, f64) -> bool,
+    ) -> Option<((f64, f64), (f64, f64))> {
         let mut before = (0.0, 0.0);
         for record in &self.run.records {
             let Record::Step(logged) = record else {
                 continue;
             };
-            if is_there(logged) {
-                return Some((before, logged));
+            let here = (logged.step as f64, spent(logged)?);
+            if is_there(here.0, here.1) {
+                return Some((before, here));
             }
-            before = (logged.step as f64, logged.training_seconds);
+            before = here;
         }
         None
     }

@@ -48,7 +48,7 @@ impl Runs {
                 .into_iter()
                 .map(move |compared| Equal::of(compared, currency))
         };
-        let [tokens, flops, seconds] = Currency::ALL.map(of_currency);
+        let [tokens, flops, seconds] = Currency::EQUAL.map(of_currency);
         let rows: Vec<Equal<'_>> = tokens
             .zip(flops)
             .zip(seconds)

@@ -1,4 +1,4 @@
-//! What a loss costs: the tokens, operations and seconds that a method needs to get where another one gets, and to a loss that is
+//! What a loss costs: the tokens, operations, seconds and joules that a method needs to get where another one gets, and to a loss that is
 //! the same for all methods.
 
 use super::build::{column, interval, keys, table};
@@ -31,7 +31,7 @@ struct ToTarget {
 }
 
 impl Runs {
-    /// One row for each method and size: how many times the tokens, operations and seconds of `full` the method needs to reach
+    /// One row for each method and size: how many times the tokens, operations, seconds and joules of `full` the method needs to reach
     /// the same validation loss, and how many more. In each seed the loss is the larger of the two final ones, which both runs
     /// have reached, and where a run first reached it is read off its evaluations, in proportion between neighbours. Ratios
     /// are geometric means over seeds. The target is one loss for all methods: the largest final one of the seeds of `full`,
@@ -56,11 +56,11 @@ pub(super) fn prices(compared: &[Compared<'_>]) -> DataFrame {
             mean_interval(&row.losses).map(|it| it.point)
         }),
     ]);
-    for currency in Currency::ALL {
+    for currency in Currency::PRICED {
         let name = format!("{}_to_loss_ratio", currency.name());
         columns.extend(interval(&name, &rows, |row| row.ratio(currency)));
     }
-    for currency in Currency::ALL {
+    for currency in Currency::PRICED {
         let name = format!("extra_{}_to_loss", currency.name());
         columns.extend(interval(&name, &rows, |row| row.extra(currency)));
     }
@@ -78,7 +78,7 @@ fn target(rows: &[Priced<'_>]) -> Vec<Column> {
         column("target_seeds", rows, |row| row.to_target.ended),
         column("target_reached", rows, |row| row.to_target.reached),
     ];
-    for currency in Currency::ALL {
+    for currency in Currency::PRICED {
         let name = format!("{}_to_target", currency.name());
         columns.extend(interval(&name, rows, |row| row.to_target.mean(currency)));
     }

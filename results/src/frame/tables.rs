@@ -8,7 +8,7 @@ use super::prices::prices;
 use super::{Run, Runs};
 use crate::published::{self as literature, Published};
 use crate::record::{
-    AnglesRecord, PlannedMemory, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord,
+    AnglesRecord, GpuUse, PlannedMemory, Record, RowKeys, RunResult, SpectrumOf, SpectrumRecord,
 };
 use crate::spectra::{self, Spectrum};
 use crate::statistics::LEVEL;
@@ -46,6 +46,8 @@ impl Runs {
         let runs: Vec<&Run> = self.iter().collect();
         let of_result =
             |value: fn(&RunResult) -> f64| move |run: &&Run| run.result.as_ref().map(value);
+        let of_gpu =
+            |value: fn(GpuUse) -> Option<f64>| move |run: &&Run| value(run.result.as_ref()?.gpu?);
         let mut columns = keys(&runs, |run| &run.row);
         columns.extend([
             column("seed", &runs, |run| run.row.seed),
@@ -117,6 +119,22 @@ impl Runs {
                 run.result
                     .as_ref()
                     .and_then(|result| result.peak_memory_bytes)
+            }),
+            column("training_joules", &runs, of_gpu(|gpu| gpu.training_joules)),
+            column(
+                "evaluation_joules",
+                &runs,
+                of_gpu(|gpu| gpu.evaluation_joules),
+            ),
+            column("joules", &runs, of_gpu(|gpu| gpu.joules)),
+            column(
+                "joules_per_token",
+                &runs,
+                of_gpu(|gpu| gpu.joules_per_token),
+            ),
+            column("gpu_utilization", &runs, of_gpu(|gpu| gpu.utilization)),
+            column("driver_peak_memory_bytes", &runs, |run| {
+                run.result.as_ref()?.gpu?.peak_memory_bytes
             }),
             column("weight_bytes", &runs, |run| {
                 run.result.as_ref().map(|result| result.weight_bytes)
@@ -401,6 +419,18 @@ fn throughput(rows: &[Compared<'_>]) -> DataFrame {
     columns.extend(interval("training_seconds_ratio", rows, |row| {
         row.ratio(|result| Some(result.training_seconds))
     }));
+    columns.extend(estimate("joules_per_token", rows, |row| {
+        row.group.mean(joules_per_token)
+    }));
+    columns.extend(interval("joules_per_token_ratio", rows, |row| {
+        row.ratio(joules_per_token)
+    }));
+    columns.extend(estimate("kilowatt_hours", rows, |row| {
+        row.group.mean(kilowatt_hours)
+    }));
+    columns.extend(estimate("gpu_utilization", rows, |row| {
+        row.group.mean(|result| result.gpu?.utilization)
+    }));
     columns.extend([
         column("flops", rows, |row| row.group.row().flops),
         column("flops_ratio", rows, |row| {
@@ -438,6 +468,10 @@ fn memory(rows: &[Compared<'_>]) -> DataFrame {
     }));
     columns.extend(interval("peak_memory_ratio", rows, |row| {
         row.ratio(peak_memory_bytes)
+    }));
+    columns.extend(estimate("driver_peak_memory_bytes", rows, |row| {
+        row.group
+            .mean(|result| Some(result.gpu?.peak_memory_bytes? as f64))
     }));
     columns.extend(planned(rows));
     columns.push(column("interval_level", rows, |_| LEVEL));
@@ -521,6 +555,17 @@ fn tokens_per_second(result: &RunResult) -> Option<f64> {
 fn wall_seconds(result: &RunResult) -> Option<f64> {
     Some(result.wall_seconds)
 }
+
+fn joules_per_token(result: &RunResult) -> Option<f64> {
+    result.gpu?.joules_per_token
+}
+
+/// Of the whole run.
+fn kilowatt_hours(result: &RunResult) -> Option<f64> {
+    Some(result.gpu?.joules? / JOULES_PER_KILOWATT_HOUR)
+}
+
+const JOULES_PER_KILOWATT_HOUR: f64 = 3.6e6;
 
 fn peak_memory_bytes(result: &RunResult) -> Option<f64> {
     result.peak_memory_bytes.map(|bytes| bytes as f64)

@@ -145,7 +145,7 @@ fn machines(runs: &Runs) -> String {
     let mut machines: Vec<String> = Vec::new();
     for session in runs.iter().flat_map(|run| &run.sessions) {
         let threads = number_of(session.threads, "thread");
-        let machine = format!("{} with {threads}", session.device_name);
+        let machine = format!("{} with {threads}", session.machine());
         if !machines.contains(&machine) {
             machines.push(machine);
         }

@@ -9,6 +9,7 @@ use super::sections::Chapter;
 use super::table::Table;
 use super::text::escaped;
 use crate::frame::{Run, Runs};
+use crate::record::Session;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::fmt::Write;
 
@@ -283,10 +284,7 @@ fn environment(runs: &Runs, about: &About) -> String {
         "version of relora",
         &mut sessions().map(|it| it.version.clone()),
     );
-    add(
-        "processor or device",
-        &mut sessions().map(|it| it.device_name.clone()),
-    );
+    add("processor or device", &mut sessions().map(Session::machine));
     add(
         "compute threads of a run",
         &mut sessions().map(|it| it.threads.to_string()),

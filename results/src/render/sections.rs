@@ -66,6 +66,7 @@ pub(super) fn chapters(runs: &Runs) -> Vec<Chapter> {
             answers::target_section(&rows(&prices, &size)),
             throughput_section(&rows(&throughput, &size)),
             answers::speedup_section(&rows(&throughput, &size)),
+            energy_section(&rows(&throughput, &size)),
             memory_section(&rows(&memory, &size)),
             literature::section(&rows(&published, &size)),
         ];
@@ -340,6 +341,46 @@ fn throughput_section(rows: &[Cells<'_>]) -> Option<Section> {
         from: "throughput",
         table,
         notes: "- Tokens per second count training after the warm start; the times charge a warm start to the method even where it\n  was handed on.\n".into(),
+    })
+}
+
+/// What the drivers of GPUs say of energy; none where no one asked them.
+fn energy_section(rows: &[Cells<'_>]) -> Option<Section> {
+    let known = ["joules_per_token", "kilowatt_hours", "gpu_utilization"];
+    let is_known = |row: &Cells<'_>| known.iter().any(|name| row.number(name).is_some());
+    if !rows.iter().any(is_known) {
+        return None;
+    }
+    let reference = reference(rows);
+    let mut table = Table::new(&["method"], &["mJ/token"]);
+    if let Some(reference) = &reference {
+        table.right(&with_interval(&format!("times `{reference}`"), rows));
+    }
+    table.right("kWh");
+    table.right("GPU busy, %");
+    for row in rows {
+        let times = |name, factor| {
+            row.estimate(name, "seeds_complete")
+                .map(|it| row.plus_minus(&scaled(&it, factor), false))
+                .unwrap_or_default()
+        };
+        let mut cells = vec![row.name(), times("joules_per_token", 1e3)];
+        if reference.is_some() {
+            cells.push(row.ratio("joules_per_token_ratio"));
+        }
+        cells.extend([
+            times("kilowatt_hours", 1.0),
+            times("gpu_utilization", 100.0),
+        ]);
+        table.rows.push(cells);
+    }
+    Some(Section {
+        title: "Energy".into(),
+        from: "throughput",
+        table,
+        notes: "- Of the GPU's whole card, as its driver counts it: per token in training after the warm start, kWh of the whole run,\n  \
+                a warm start included even where it was handed on. Busy: the share of training in which a kernel ran.\n"
+            .into(),
     })
 }
 

@@ -173,6 +173,46 @@ fn the_price_of_a_loss_is_read_off_the_evaluations() {
     assert!(shown, "{report}");
 }
 
+/// The evaluations of the test above; `full` draws 3 J a step and `relora` 1 J. Half way from 100 to 200 steps `full` has spent
+/// 450 J, and `relora` after its 300 steps 300 J.
+#[test]
+fn a_loss_has_a_price_in_joules_where_every_logged_step_tells_them() {
+    let suite_of = |told_at_200: bool| {
+        let suite = Suite::new();
+        for (method, joules, losses) in [
+            ("full", 3.0, [4.4, 4.0, 3.9]),
+            ("relora", 1.0, [4.8, 4.4, 4.2]),
+        ] {
+            let mut records = Vec::new();
+            for (at, loss) in [100, 200, 300].into_iter().zip(losses) {
+                let mut logged = step(at, loss);
+                if at != 200 || told_at_200 {
+                    logged["training_joules"] = (joules * at as f64).into();
+                }
+                records.extend([logged, evaluation(at, loss)]);
+            }
+            suite.complete_row(row("nano", method, 1), losses[2], &records);
+        }
+        suite.read()
+    };
+    let frame = suite_of(true).prices();
+    for (method, column, expected) in [
+        ("relora", "joules_to_loss_ratio", 300.0 / 450.0),
+        ("relora", "extra_joules_to_loss", -150.0),
+        ("full", "joules_to_target", 900.0),
+    ] {
+        let value = number(&frame, method, column).expect(column);
+        assert!((value - expected).abs() < 1e-9, "{column}: {value}");
+    }
+    assert!(markdown(&suite_of(true)).contains("joules"));
+    let runs = suite_of(false);
+    assert_eq!(
+        number(&runs.prices(), "relora", "joules_to_loss_ratio"),
+        None
+    );
+    assert!(!markdown(&runs).contains("joules"));
+}
+
 /// A logged step at which so many seconds had been trained.
 fn timed(at: u64, seconds: f64) -> serde_json::Value {
     let mut record = step(at, 4.0);

@@ -931,6 +931,50 @@ fn an_empty_suite_has_empty_tables_and_a_report_that_says_so() {
     assert_eq!(markdown(&runs), "# Results\n\nNo runs.\n");
 }
 
+/// Two seeds each of two methods on a GPU whose driver tells all, and one method on a machine where it tells nothing.
+fn metered() -> Suite {
+    let suite = Suite::new();
+    for seed in 0..2 {
+        for (method, joules_per_token) in [("full", 0.010), ("relora", 0.008)] {
+            suite.complete_with("micro", method, seed, |result| {
+                result["gpu"] = serde_json::json!({
+                    "training_joules": 7.0e6, "evaluation_joules": 1.0e5, "joules": 7.2e6 + 3.6e4 * seed as f64,
+                    "joules_per_token": joules_per_token, "utilization": 0.9, "peak_memory_bytes": 4_000_000_000_u64,
+                });
+            });
+        }
+        suite.complete("micro", "lora", seed, 4.6);
+    }
+    suite
+}
+
+#[test]
+fn energy_stands_in_the_tables_where_the_driver_told_it_and_is_absent_elsewhere() {
+    let runs = metered().read();
+    let (throughput, memory) = (runs.throughput(), runs.memory());
+    // by hand: 8 mJ over 10 mJ; 7.2 MJ are 2 kWh, and 36 kJ are 0.01 kWh, half of which the mean has
+    for (frame, method, column, expected) in [
+        (&throughput, "relora", "joules_per_token", 0.008),
+        (&throughput, "relora", "joules_per_token_ratio", 0.8),
+        (&throughput, "relora", "kilowatt_hours", 2.005),
+        (&throughput, "full", "gpu_utilization", 0.9),
+        (&memory, "full", "driver_peak_memory_bytes", 4.0e9),
+    ] {
+        let value = number(frame, method, column).expect(column);
+        assert!((value / expected - 1.0).abs() < 1e-9, "{column}: {value}");
+        assert_eq!(number(frame, "lora", column), None, "{column}");
+    }
+    let each = runs.runs();
+    assert_eq!(number(&each, "full", "evaluation_joules"), Some(1.0e5));
+    assert_eq!(number(&each, "lora", "joules"), None);
+    let report = markdown(&runs);
+    assert!(
+        report.contains("mJ/token") && report.contains("0.8"),
+        "{report}"
+    );
+    assert!(!markdown(&ordinary().read()).contains("mJ/token"));
+}
+
 #[test]
 fn no_line_of_a_table_is_too_wide_for_a_terminal() {
     let long_names = ordinary();
@@ -942,7 +986,12 @@ fn no_line_of_a_table_is_too_wide_for_a_terminal() {
             4.6 + 0.01 * seed as f64,
         );
     }
-    for runs in [troubled(), ordinary().read(), long_names.read()] {
+    for runs in [
+        troubled(),
+        ordinary().read(),
+        long_names.read(),
+        metered().read(),
+    ] {
         for line in markdown(&runs).lines().filter(|line| line.starts_with('|')) {
             assert!(
                 line.chars().count() <= 110,

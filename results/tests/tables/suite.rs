@@ -110,6 +110,7 @@ impl Suite {
             device_name: "a processor".into(),
             threads: 2,
             kernels: None,
+            cuda: None,
         };
         let manifest = Manifest {
             schema: SCHEMA,
@@ -188,6 +189,7 @@ fn result(loss: f64) -> RunResult {
         evaluation_seconds: 12.0,
         wall_seconds: 270.0 + 10.0 * loss,
         peak_memory_bytes: Some(95_500_000 + (loss * 1e6) as u64),
+        gpu: None,
         planned_memory: Some(PlannedMemory {
             process: 10_000_000,
             weights: 1_600_000,

@@ -117,18 +117,28 @@ pub(in crate::render) fn prices_section(rows: &[Cells<'_>]) -> Option<Section> {
     })?;
     let [tokens, flops, seconds] = ["tokens", "FLOPs", "seconds"].map(|it| with_interval(it, rows));
     let mut table = Table::new(&["method"], &["nats", &tokens, &flops, &seconds]);
+    let has_joules = rows
+        .iter()
+        .any(|row| row.number("joules_to_loss_ratio").is_some());
+    if has_joules {
+        table.right(&with_interval("joules", rows));
+    }
     for row in rows {
         if row.number("tokens_to_loss_ratio").is_none() {
             continue;
         }
-        table.rows.push(vec![
+        let mut cells = vec![
             row.name(),
             row.number("same_loss")
                 .map_or_else(String::new, |it| format!("{it:.3}")),
             row.ratio("tokens_to_loss_ratio"),
             row.ratio("flops_to_loss_ratio"),
             row.ratio("seconds_to_loss_ratio"),
-        ]);
+        ];
+        if has_joules {
+            cells.push(row.ratio("joules_to_loss_ratio"));
+        }
+        table.rows.push(cells);
     }
     Some(Section {
         title: format!("Price of the same loss, times `{reference}`"),
