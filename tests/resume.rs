@@ -334,8 +334,8 @@ impl Laboratory {
             from_step: 0,
             device_name: "test".into(),
             threads: 1,
-            cuda: None,
             kernels: None,
+            cuda: None,
         };
         let mut journal = Journal::open(directory, cell, lease, session).expect("a journal");
         let data = worker::data(cell, &self.store).expect("batches");

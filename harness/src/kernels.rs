@@ -100,7 +100,7 @@ fn root(variable: Option<std::ffi::OsString>, target: KernelTarget) -> Option<Pa
         Some(folder) if folder == "off" || folder.is_empty() => None,
         Some(folder) => Some(PathBuf::from(folder)),
         None if target.stand_in => None,
-        None => machine::user_cache().map(|cache| cache.join("kernels")),
+        None => models::user_cache().map(|cache| cache.join("kernels")),
     }
 }
 
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(root(named.clone(), stand_in), Some("/somewhere".into()));
         assert_eq!(root(named, real), Some("/somewhere".into()));
         assert_eq!(root(Some("off".into()), real), None);
-        let users = machine::user_cache().map(|cache| cache.join("kernels"));
+        let users = models::user_cache().map(|cache| cache.join("kernels"));
         assert_eq!(root(None, real), users);
         let key = key(real).expect("a key");
         // this very test is the program that is hashed

@@ -26,26 +26,6 @@ pub fn machine_memory() -> Option<u64> {
     meminfo("MemTotal:")
 }
 
-/// Where this program may keep what it can make again: its own folder in the user's cache. None where the user has no home.
-#[must_use]
-pub fn user_cache() -> Option<PathBuf> {
-    let variable = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let home = if cfg!(windows) {
-        variable("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        variable("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        variable("HOME").map(|home| home.join(".cache"))
-    };
-    variable("XDG_CACHE_HOME")
-        .or(home)
-        .map(|cache| cache.join("relora"))
-}
-
 /// Bytes that this process may still write to the disk of a folder. None where the system does not say.
 #[must_use]
 pub fn free_disk(folder: &Path) -> Option<u64> {

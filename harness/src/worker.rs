@@ -289,8 +289,8 @@ fn session(plan: &Plan, kernels: &Kernels) -> Session {
         from_step: 0,
         device_name: device_name(&plan.device),
         threads: plan.threads,
-        cuda: plan.device.parse().ok().and_then(gpu).map(cuda_session),
         kernels: kernels.record(),
+        cuda: plan.device.parse().ok().and_then(gpu).map(cuda_session),
     }
 }
 

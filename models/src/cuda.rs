@@ -868,15 +868,24 @@ fn link(target: &Path, place: &Path) -> io::Result<()> {
     }
 }
 
-/// The folder that this user's caches of relora are in.
-fn user_cache() -> Option<PathBuf> {
+/// Where this program may keep what it can make again: its own folder in the user's cache. None where the user has no home.
+#[must_use]
+pub fn user_cache() -> Option<PathBuf> {
     let variable = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    let home = || variable("HOME").map(|home| home.join(".cache"));
-    Some(variable("XDG_CACHE_HOME").or_else(home)?.join("relora"))
+    let home = if cfg!(windows) {
+        variable("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        variable("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        variable("HOME").map(|home| home.join(".cache"))
+    };
+    variable("XDG_CACHE_HOME")
+        .or(home)
+        .map(|cache| cache.join("relora"))
 }
 
 #[cfg(test)]

@@ -31,15 +31,12 @@ pub struct KernelTarget {
 #[must_use]
 pub fn kernel_target(index: usize) -> Option<KernelTarget> {
     let cuda = probe();
-    let (_, library) = load_driver()?;
-    let stand_in = is_stand_in(&library);
-    // A driver that has been started is not unloaded before the process ends.
-    std::mem::forget(library);
     Some(KernelTarget {
         capability: cuda.devices.get(index)?.compute_capability?,
         driver: cuda.driver.as_ref()?.cuda_version?,
         compiler: cuda.nvrtc.as_ref()?.version?,
-        stand_in,
+        // `probe` keeps the driver loaded: this is another handle of it.
+        stand_in: is_stand_in(&load_driver()?.1),
     })
 }
 

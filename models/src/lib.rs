@@ -10,7 +10,7 @@
 //! - [`AdamW`], [`Update`], [`Reading`]: the optimizer; [`MomentReset`]: pruning of its moments
 //! - [`Draws`]: every random number, as a pure function of what it is for
 //! - [`Device`], [`Precision`]: where it runs; [`probe`]: what of CUDA is here; [`DeviceFault`]: what a device fails with
-//! - [`Device`], [`Precision`], [`probe`]: where it runs; [`KernelTarget`]: what is compiled for it; [`bf16_flops_per_second`]: its peak
+//! - [`KernelTarget`]: what kernels are compiled for; [`bf16_flops_per_second`]: what a GPU could do at best
 //! - [`ops`]: the operations, one set of kernels for each kind of device
 
 pub mod cost;
@@ -31,6 +31,7 @@ mod reset;
 
 pub use cuda::{
     Cuda, Driver, Gpu, GpuMemory, Headers, MissingHeaders, NVRTC_REMEDY, Nvrtc, gpu_memory, probe,
+    user_cache,
 };
 pub use device::{
     Device, DeviceError, Precision, ProcessMemory, UnknownName, held_by_process, learner,

@@ -158,12 +158,22 @@ pub struct Session {
     pub device_name: String,
     /// Compute threads of the process.
     pub threads: u64,
-    /// What of CUDA computed; none on a CPU, and in runs of an older program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cuda: Option<CudaSession>,
     /// Which kernels it ran on a GPU; absent on a processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<KernelRecord>,
+    /// What of CUDA computed; none on a CPU, and in runs of an older program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<CudaSession>,
+}
+
+/// How a process came by the kernels that it ran on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelRecord {
+    /// How much kernels are chosen by timing them, which can change the bits of a run: `none` is not at all.
+    pub autotune: String,
+    /// What compiled kernels are kept under: compute capability, driver, compiler and the hash of the program. Absent where
+    /// they were not kept.
+    pub cache: Option<String>,
 }
 
 impl Session {
@@ -210,16 +220,6 @@ impl CudaSession {
             format!(" ({})", known.join(", "))
         }
     }
-}
-
-/// How a process came by the kernels that it ran on a GPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelRecord {
-    /// How much kernels are chosen by timing them, which can change the bits of a run: `none` is not at all.
-    pub autotune: String,
-    /// What compiled kernels are kept under: compute capability, driver, compiler and the hash of the program. Absent where
-    /// they were not kept.
-    pub cache: Option<String>,
 }
 
 /// One line of `metrics.jsonl`.

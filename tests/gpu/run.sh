@@ -4,16 +4,16 @@
 # PyTorch and transformers, they are measured in turn with it.
 #
 #   ./run.sh [--sizes 60m,130m,250m,350m] [--rounds 3] [--steps 20] [--soak 2000] [--most-tokens 131072] [--python PYTHON]
-#            [--device cuda:0] [--out results]
+#            [--device cuda:0] [--parts golden,speed,suite,soak] [--out results]
 #
 # It leaves, in results/: results.md (the tables), results.jsonl (every figure, a line each), and what each part has said.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 sizes=60m,130m,250m,350m methods=full,lora,relora rounds=3 steps=20 soak=2000 most_tokens=131072
-python=python3 device=cuda:0 out=$here/results
+python=python3 device=cuda:0 parts=golden,speed,suite,soak out=$here/results
 while [[ $# -gt 0 ]]; do
     case $1 in
-        --sizes | --methods | --rounds | --steps | --soak | --most-tokens | --python | --device | --out)
+        --sizes | --methods | --rounds | --steps | --soak | --most-tokens | --python | --device | --parts | --out)
             [[ $# -gt 1 ]] || { echo "error: $1 needs a value" >&2; exit 2; }
             name=${1#--}
             printf -v "${name//-/_}" %s "$2"
@@ -34,6 +34,7 @@ jsonl=$out/results.jsonl markdown=$out/results.md
 failed=()
 
 say() { printf '\n==> %s\n' "$*"; }
+wanted() { [[ ,$parts, == *,$1,* ]]; }
 
 # ---- what the bundle brings, unpacked ----
 work=$(mktemp -d)
@@ -44,8 +45,8 @@ done
 mkdir "$work/headers"
 tar -C "$work/headers" -xzf "$here/cuda.tar.gz" && tar -C "$work" -xzf "$here/text.tar.gz" || exit 1
 relora=$work/relora
-# Compiled kernels are kept for this script's own processes and forgotten after it.
-export RELORA_KERNEL_CACHE=$work/kernels
+# Compiled kernels and prepared text are kept for this script's own processes and forgotten after it.
+export RELORA_KERNEL_CACHE=$work/kernels XDG_CACHE_HOME=$work/cache
 
 # ---- NVRTC, and the headers that kernels include ----
 library=
@@ -85,6 +86,12 @@ over() { # KEY TEXT...
     for text in "$@"; do lines=$(grep -F -- "$text" <<<"$lines"); done
     number "$key" <<<"$lines" | median
 }
+# The peak of memory: the allocator's where it is known, else the driver's.
+peak() { # TEXT...
+    local bytes
+    bytes=$(over peak_memory_bytes "$@")
+    echo "${bytes:-$(over driver_peak_memory_bytes "$@")}"
+}
 # awk's arithmetic over numbers that may be missing: then a dash.
 calculated() { # FORMAT EXPRESSION NUMBER...
     local format=$1 expression=$2
@@ -115,7 +122,7 @@ else
 fi
 
 # ---- the recorded trainings of the official code ----
-for precision in f32 bf16-master bf16; do
+wanted golden && for precision in f32 bf16-master bf16; do
     say "golden trajectories in $precision"
     log=$out/logs/golden-$precision.txt
     export RELORA_GOLDEN_DIR=$here/golden RELORA_GOLDEN_DEVICE=$device RELORA_GOLDEN_PRECISION=$precision
@@ -159,7 +166,7 @@ tuned_batch() { # SIZE METHOD
     done
     echo "$chosen"
 }
-for size in ${sizes//,/ }; do
+wanted speed && for size in ${sizes//,/ }; do
     for method in ${methods//,/ }; do
         say "$size $method"
         batch=$(tuned_batch "$size" "$method")
@@ -195,28 +202,43 @@ for size in ${sizes//,/ }; do
 done
 
 # ---- a whole suite ----
-say 'profile gpu-check: warm start, restarts, resets, checkpoints, evaluations'
-if "$relora" bench-all --profile gpu-check --device "$device" --data "$work/text" --out "$work/suite" \
-    >"$out/logs/suite.txt" 2>"$out/logs/suite.err"; then
-    suite=true
-else
-    suite=false
-    failed+=('profile gpu-check')
-    tail -5 "$out/logs/suite.err" >&2
+suite_flags=()
+if [[ -n $standin ]]; then
+    # Every step costs this machine's processor what a GPU would do in no time.
+    for setting in steps=12 warm_start_steps=4 restart_every=4 warmup_steps=1 rewarmup_steps=1 evaluate_every=12 \
+        checkpoint_every=12 data.validation_tokens=8192; do
+        suite_flags+=(--set "$setting")
+    done
 fi
-cp -r "$work/suite/tables" "$out/gpu-check-tables" 2>/dev/null
-printf '{"part": "suite", "profile": "gpu-check", "passed": %s}\n' "$suite" >>"$jsonl"
-sed -n 1,12p "$out/logs/suite.txt"
+suite='was left out'
+if wanted suite; then
+    say 'profile gpu-check: warm start, restarts, resets, checkpoints, evaluations'
+    if "$relora" bench-all --profile gpu-check --device "$device" --data "$work/text" --out "$work/suite" "${suite_flags[@]}" \
+        >"$out/logs/suite.txt" 2>"$out/logs/suite.err"; then
+        suite='went through; its tables are in `gpu-check-tables`'
+    else
+        suite=FAILED
+        failed+=('profile gpu-check')
+        tail -5 "$out/logs/suite.err" >&2
+    fi
+    cp -r "$work/suite/tables" "$out/gpu-check-tables" 2>/dev/null
+    passed=true
+    [[ $suite != FAILED ]] || passed=false
+    printf '{"part": "suite", "profile": "gpu-check", "passed": %s}\n' "$passed" >>"$jsonl"
+    sed -n 1,12p "$out/logs/suite.txt"
+fi
 
 # ---- memory that must stay flat ----
-say "soak: $soak steps"
-if bench_step "$out/logs/soak.json" 60m relora 8 "$soak"; then
-    record "$out/logs/soak.json" '"part": "soak", "program": "relora"'
-else
-    failed+=('soak')
-    cat "$out/logs/soak.json.err" >&2
+if wanted soak; then
+    say "soak: $soak steps"
+    if bench_step "$out/logs/soak.json" 60m relora 8 "$soak"; then
+        record "$out/logs/soak.json" '"part": "soak", "program": "relora"'
+    else
+        failed+=('soak')
+        cat "$out/logs/soak.json.err" >&2
+    fi
 fi
-early=$(over early_peak_memory_bytes '"part": "soak"') late=$(over peak_memory_bytes '"part": "soak"')
+early=$(over early_peak_memory_bytes '"part": "soak"') late=$(peak '"part": "soak"')
 if [[ -n $early && -n $late ]] && awk "BEGIN { exit !($late > 1.01 * $early) }"; then
     failed+=("soak: memory grew from $early to $late bytes")
 fi
@@ -233,11 +255,10 @@ fi
     for size in ${sizes//,/ }; do
         for method in ${methods//,/ }; do
             of=("\"size\": \"$size\"" "\"method\": \"$method\"")
-            own=$(over tokens_per_second '"program": "relora"' "${of[@]}")
-            memory=$(over peak_memory_bytes '"program": "relora"' "${of[@]}")
-            ours() { over "$1" '"program": "relora"' "${of[@]}"; }
+            ours() { over "$1" '"part": "speed"' '"program": "relora"' "${of[@]}"; }
             eager() { over "$1" '"program": "pytorch-eager"' "${of[@]}"; }
             compiled() { over "$1" '"program": "pytorch-compiled"' "${of[@]}"; }
+            own=$(ours tokens_per_second) memory=$(peak '"part": "speed"' '"program": "relora"' "${of[@]}")
             printf '| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n' "$size" "$method" \
                 "$(calculated %d a "$(ours batch)")" \
                 "$(calculated %.0f a "$own")" \
@@ -256,9 +277,7 @@ fi
     done
     printf '\n| soak, 60m relora | steps | peak after a tenth | peak |\n|---|--:|--:|--:|\n'
     echo "| | $soak | $(calculated '%.0f MB' a/1e6 "$early") | $(calculated '%.0f MB' a/1e6 "$late") |"
-    went=FAILED
-    [[ $suite == false ]] || went='went through'
-    printf '\nThe suite of the profile `gpu-check` %s; its tables are in `gpu-check-tables`.\n' "$went"
+    printf '\nThe suite of the profile `gpu-check` %s.\n' "$suite"
     if ((${#failed[@]})); then printf '\n**Failed:** %s\n' "$(IFS=';'; echo "${failed[*]}")"; fi
 } >"$markdown"
 say "$markdown"

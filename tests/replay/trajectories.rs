@@ -838,8 +838,8 @@ impl Replay {
             from_step: 0,
             device_name: String::new(),
             threads: 1,
-            cuda: None,
             kernels: None,
+            cuda: None,
         };
         let mut journal = Journal::open(&directory, &cell, lease, session)?;
         if recording.start > 0 {

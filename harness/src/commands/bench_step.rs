@@ -128,7 +128,10 @@ fn measure(
     for step in 0..options.steps {
         timed.push(steps.take(&mut *learner)?);
         if step == options.steps / 10 {
-            early_peak_memory_bytes = learner.memory().peak_bytes;
+            let by_driver = meter
+                .as_ref()
+                .and_then(|meter| meter.so_far().peak_memory_bytes);
+            early_peak_memory_bytes = learner.memory().peak_bytes.or(by_driver);
         }
     }
     let used = meter.map(|meter| meter.used()).unwrap_or_default();
@@ -378,13 +381,14 @@ struct Measured {
     /// Those that the GPU's data sheet promises in this precision; none where it is not known.
     card_flops_per_second: Option<f64>,
     peak_memory_bytes: Option<u64>,
+    /// The peak when a tenth of the timed steps was done, on a GPU what its driver says: where memory grows, the later one is
+    /// higher.
+    early_peak_memory_bytes: Option<u64>,
     /// What the GPU's driver says; none on a CPU, and where it does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     joules_per_token: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     driver_peak_memory_bytes: Option<u64>,
-    /// The peak when a tenth of the timed steps was done: where memory grows, the later one is higher.
-    early_peak_memory_bytes: Option<u64>,
     planned_bytes: PlannedMemory,
 }
 

@@ -24,7 +24,7 @@ use crate::plan::{self, Budget, Place, Plan};
 use crate::profile::{Assignment, Data, InitFrom, Profile};
 use crate::progress::{thousands, warn};
 use crate::settings::{Documents, suggestion};
-use crate::{calibrate, files, machine, stop, worker};
+use crate::{calibrate, files, stop, worker};
 
 /// Held while a suite's plan is read, added to and written.
 const LOCK: &str = "plan.lock";
@@ -805,7 +805,7 @@ fn store_path(store: &Store) -> anyhow::Result<PathBuf> {
 /// Where token stores are kept: the user's cache, so that every suite on one text shares them; where there is none, the
 /// folder of the suites.
 fn cache_directory(suite: &Path) -> PathBuf {
-    machine::user_cache()
+    models::user_cache()
         .unwrap_or_else(|| files::parent(suite).join(".relora-cache"))
         .join("stores")
 }

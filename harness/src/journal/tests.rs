@@ -41,8 +41,8 @@ fn session() -> Session {
         from_step: 0,
         device_name: "test".into(),
         threads: 1,
-        cuda: None,
         kernels: None,
+        cuda: None,
     }
 }
 

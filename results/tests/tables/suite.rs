@@ -109,8 +109,8 @@ impl Suite {
             from_step: 0,
             device_name: "a processor".into(),
             threads: 2,
-            cuda: None,
             kernels: None,
+            cuda: None,
         };
         let manifest = Manifest {
             schema: SCHEMA,
