@@ -724,9 +724,11 @@ fn trained_slowly(journal: &mut Journal, step: u64, milliseconds: u64) {
 
 /// The journal of a cell's run as [`resume`] has it, with a meter or without.
 fn resume_metered(suite: &Path, cell: &Cell, has_meter: bool) -> Journal {
+    // Before the clock begins: the first one builds the library.
+    let meter = crate::nvml::tests::meter(0).expect("a meter");
     let mut journal = open(suite, cell).expect("opened");
     if has_meter {
-        journal.measure(crate::nvml::tests::meter(0).expect("a meter"));
+        journal.measure(meter);
     }
     let own = journal.newest_checkpoint().expect("looked for");
     let handed_on = || journal.warm_start(1).expect("looked for");
