@@ -79,8 +79,7 @@ fn attached(
         weight_decay: 0.0,
     };
     let draws = Seeded { seed: 0 };
-    let mut learner = models::learner(&network, &adamw, place.device, place.precision, &draws)
-        .map_err(|error| error.to_string())?;
+    let mut learner = place.learner(&network, &adamw, &draws)?;
     learner.attach(0, low_rank, &draws);
     Ok(learner)
 }

@@ -6,11 +6,13 @@ mod place;
 mod schedules;
 mod spectra;
 mod trajectories;
+#[path = "../../models/tests/common/vulkan.rs"]
+mod vulkan;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use place::Place;
+pub use place::Place;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -162,6 +164,14 @@ impl Folder {
             path: path.canonicalize().unwrap_or(path),
             place: Place::named_by_environment()?,
         })
+    }
+
+    /// The same recordings, replayed elsewhere.
+    pub fn on(&self, place: Place) -> Folder {
+        Folder {
+            path: self.path.clone(),
+            place,
+        }
     }
 
     /// On what they are replayed.

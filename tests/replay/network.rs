@@ -49,14 +49,7 @@ pub fn learner(
     adamw: &AdamW,
     tensors: impl Iterator<Item = (String, Vec<f32>)>,
 ) -> Result<Box<dyn Learner>, String> {
-    let mut learner = models::learner(
-        network,
-        adamw,
-        place.device,
-        place.precision,
-        &Seeded { seed: 0 },
-    )
-    .map_err(|error| error.to_string())?;
+    let mut learner = place.learner(network, adamw, &Seeded { seed: 0 })?;
     let mut given = 0;
     for (name, values) in tensors {
         write(&mut *learner, &name, &values)?;

@@ -7,7 +7,7 @@ every kernel, nothing is computed. A first process with no kernels at hand takes
 what the first has compiled: the difference of their launches is what steps cost, and their first steps are a cold and a warm
 start. Host time is that of the second one's steps: what the program itself spends on a step before any GPU does, without the
 driver's own part. `--twice` runs each a third time with twice the sequences, to see whether launches grow with tokens.
-`--check` ends with 1 where a figure is above its limit.
+`--check` ends with 1 where a count is beyond its limit; times, which a busy machine stretches, are for a reader to judge.
 """
 
 import argparse
@@ -27,12 +27,10 @@ ARCHITECTURES = ("80", "89", "90")
 STEPS, MORE = 4, 2
 
 # What the limits are for: the arithmetic of a small step takes a data-centre card one or two milliseconds, so a step must not
-# wait for its launches; and a person at a terminal must not wait for the first one.
+# wait for its launches; and a micro-batch is chosen by the plan.
 LAUNCHES_PER_LAYER = {"full": 50, "relora": 80}
 LAUNCHES_BESIDE = 100
-COLD_SECONDS, WARM_SECONDS = 30, 5
-HOST_MILLISECONDS = {"60m": 5, "350m": 20}
-PEAK_OF_PLAN = 1.1
+PEAK_OF_PLAN = (0.9, 1.1)
 
 
 def bench_step(options, size, method, precision, architecture, kernels, steps, batch):
@@ -85,18 +83,16 @@ def configuration(options, size, method, precision, architecture):
     return figures
 
 
-def too_much(size, figures):
-    """Which figures are above their limits."""
+def too_much(figures):
+    """Which counts are beyond their limits."""
+    lowest, highest = PEAK_OF_PLAN
     limits = {
-        "launches": figures["allowed"],
-        "grown": 0,
-        "of_plan": PEAK_OF_PLAN,
-        "host_milliseconds": HOST_MILLISECONDS.get(size),
-        "cold_seconds": COLD_SECONDS,
-        "warm_seconds": WARM_SECONDS,
+        "launches": (0, figures["allowed"]),
+        "grown": (0, 0),
+        "of_plan": (lowest, highest),
     }
-    above = [name for name, limit in limits.items() if limit is not None and figures[name] > limit]
-    return [f"{name} {figures[name]:.4g} > {limits[name]}" for name in above]
+    beyond = [name for name, (low, high) in limits.items() if not low <= figures[name] <= high]
+    return [f"{name} {figures[name]:.4g}, not within {limits[name]}" for name in beyond]
 
 
 def main():
@@ -139,9 +135,9 @@ def main():
                         f"{figures['warm_seconds']:.1f} s",
                     )
                     print(f"| {' | '.join(row)} |", flush=True)
-                    failures += [f"{size} {method} {precision} sm_{architecture}: {what}" for what in too_much(size, figures)]
+                    failures += [f"{size} {method} {precision} sm_{architecture}: {what}" for what in too_much(figures)]
     if options.check and failures:
-        print("\nabove the limits:\n" + "\n".join(failures), file=sys.stderr)
+        print("\nbeyond the limits:\n" + "\n".join(failures), file=sys.stderr)
         sys.exit(1)
 
 
