@@ -117,6 +117,10 @@ impl Layout {
 }
 
 /// What one worker holds of a [`Block`].
+#[allow(
+    dead_code,
+    reason = "kernels are made of its expansion, which the macro derives"
+)]
 #[derive(CubeType)]
 pub enum Accumulator {
     /// A unit's elements.
