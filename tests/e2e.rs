@@ -780,14 +780,14 @@ fn a_plan_counts_evaluations_and_starts() {
     assert!(number(&full["expected_seconds"]) >= least, "{full} {least}");
 }
 
-/// What it took to measure is a machine's own affair, and this one may have become busier since: a second and a third try.
+/// What it took to measure is a machine's own affair, and this one may have become busier since: three more tries.
 #[test]
 fn a_suite_sized_to_a_time_is_complete_at_its_end() {
     let world = World::new();
     let long = long(200_000);
     let set: Vec<&str> = long.iter().map(String::as_str).collect();
     let more = [
-        "--only", "full", "--only", "relora", "--jobs", "2", "--budget", "4s",
+        "--only", "full", "--only", "relora", "--jobs", "1", "--budget", "4s",
     ];
     let completes = |out: &&str| {
         let ended = world.run(&World::suite(out, &[&set[..], &more[..]].concat()));
@@ -801,7 +801,7 @@ fn a_suite_sized_to_a_time_is_complete_at_its_end() {
         );
         complete
     };
-    assert!(["once", "twice", "thrice"].iter().any(completes));
+    assert!(["1st", "2nd", "3rd", "4th"].iter().any(completes));
 }
 
 /// The activations of one block instead of all of them, and otherwise the same suite.
