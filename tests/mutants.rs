@@ -137,20 +137,20 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "what lies on the threshold is kept",
         RESET,
-        "value.abs() > threshold",
-        "value.abs() >= threshold",
+        ".greater_elem(threshold)",
+        ".greater_equal_elem(threshold)",
     ),
     mutant(
         "the quantile is not interpolated",
         RESET,
-        "    Some(if weight < 0.5 {\n        weight.mul_add(b - a, a)",
-        "    Some(if weight < 2.0 {\n        a",
+        "        if self.weight < 0.5 {\n            self.weight.mul_add(b - a, a)",
+        "        if self.weight < 2.0 {\n            a",
     ),
     mutant(
         "both moments are pruned by one mask",
         RESET,
-        "Mask::Separate => keep(&moments[1], DrawRole::KeepSecond)",
-        "Mask::Separate => keep_first.clone()",
+        "Mask::Separate => dropped(second, DrawRole::KeepSecond)?",
+        "Mask::Separate => dropped_first.clone()",
     ),
     mutant(
         "only the moments of A are pruned",
@@ -161,8 +161,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "a random reset keeps what it should drop",
         RESET,
-        "f64::from(value) > ratio",
         "f64::from(value) <= ratio",
+        "f64::from(value) > ratio",
     ),
     mutant(
         "a reset prunes norms, embedding and head too",
@@ -179,8 +179,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "norms are not decayed",
         LEARNER,
-        "            adamw(parameter, gradient, step, &self.placement);",
-        "            let mut step = step;\n            if parameter.name.contains(\"norm\") {\n                step.weight_decay = 0.0;\n            }\n            adamw(parameter, gradient, step, &self.placement);",
+        "        adamw(trainable, gradients, step);",
+        "        for (parameter, gradient) in trainable.into_iter().zip(gradients) {\n            let mut step = step;\n            if parameter.name.contains(\"norm\") {\n                step.weight_decay = 0.0;\n            }\n            adamw(vec![parameter], vec![gradient], step);\n        }",
     ),
     mutant(
         "decay goes through the gradient",
