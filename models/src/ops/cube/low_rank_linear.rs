@@ -185,7 +185,7 @@ pub(super) fn backward<R: CubeRuntime>(
 /// view may not begin (widths that are not multiples of some dozens), they are copied into a stack.
 enum Parts<R: CubeRuntime> {
     Views(Vec<CubeTensor<R>>),
-    Stack(CubeTensor<R>),
+    Stack(Box<CubeTensor<R>>),
 }
 
 impl<R: CubeRuntime> Parts<R> {
@@ -193,7 +193,7 @@ impl<R: CubeRuntime> Parts<R> {
         let [rows, columns] = dims(gradient);
         let outputs = columns / layers;
         if layers == 1 || !may_begin_at(gradient, outputs) {
-            return Self::Stack(planes(gradient.clone(), layers));
+            return Self::Stack(Box::new(planes(gradient.clone(), layers)));
         }
         let part = |layer| view(gradient, layer * outputs, [rows, outputs], [columns, 1]);
         Self::Views((0..layers).map(part).collect())
@@ -216,7 +216,7 @@ impl<R: CubeRuntime> Parts<R> {
     ) -> CubeTensor<R> {
         let parts = match self {
             Self::Stack(stack) => {
-                let (lhs, rhs) = factors(stack.clone(), matrices);
+                let (lhs, rhs) = factors(stack.as_ref().clone(), matrices);
                 return product(lhs, rhs);
             }
             Self::Views(parts) => parts,

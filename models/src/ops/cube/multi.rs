@@ -111,10 +111,11 @@ fn put<S: Float, A: Float>(
     addend: &Array<A>,
     #[comptime] number: usize,
 ) {
+    let held = before.len().comptime();
     for place in range_stepped(first_place(), sum.len(), places_across()) {
         let mut value = f32::cast_from(addend[place]);
         // A sequence of none where the sum begins here.
-        if comptime!(before.len() > 0) {
+        if comptime!(held != 0) {
             value += f32::cast_from(before.index(number)[place]);
         }
         sum[place] = S::cast_from(value);

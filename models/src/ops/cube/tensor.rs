@@ -132,7 +132,7 @@ pub(super) fn rows<R: CubeRuntime>(
     let range = start..start + rows;
     into_contiguous(burn_cubecl::kernel::slice(
         tensor.clone(),
-        &[range.into(), (0..columns).into()],
+        &[range, 0..columns],
     ))
 }
 

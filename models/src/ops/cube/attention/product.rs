@@ -165,10 +165,6 @@ pub fn zeros(#[comptime] block: Block) -> Accumulator {
 ///
 /// All units of the cube take part; between the writing of a factor and this lies a `sync_cube`.
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two factors, each with its layout"
-)]
 pub fn accumulate<F: Float>(
     accumulator: &mut Accumulator,
     left: &SharedMemory<F>,
@@ -197,10 +193,6 @@ pub fn accumulate<F: Float>(
 }
 
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two factors, each with its layout"
-)]
 fn accumulate_by_units<F: Float>(
     values: &mut Array<f32>,
     left: &SharedMemory<F>,
@@ -242,10 +234,6 @@ fn element_index(row: usize, column: usize, #[comptime] layout: Layout) -> usize
 }
 
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two factors, each with its layout"
-)]
 fn accumulate_on_cores<F: Float>(
     fragments: &mut Sequence<cmma::Matrix<f32>>,
     left: &SharedMemory<F>,
