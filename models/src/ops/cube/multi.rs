@@ -11,7 +11,7 @@ use super::tensor::{UNITS, cubes, empty_like, own, units};
 use crate::ops::AdamStep;
 
 /// Most tensors of each kind that one launch takes, where the device can have so many arguments.
-const GROUP: usize = 16;
+const GROUP: usize = 32;
 
 /// Arguments of a launch that are not tensors of a group: what a kernel has beside them, and its scalars.
 const OTHER_ARGUMENTS: usize = 2;
