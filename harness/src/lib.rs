@@ -26,6 +26,7 @@ pub mod run;
 pub mod schedule;
 
 // The run on disk, and the processes around it.
+pub mod allocator;
 pub mod checkpoint;
 pub mod files;
 pub mod hugging_face;

@@ -3,8 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use harness::allocator::Allocator;
 use harness::cli::{Cli, Command};
 use harness::{calibrate, commands, exit};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {

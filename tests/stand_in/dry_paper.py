@@ -33,7 +33,7 @@ CUT = {
     "checkpoint_every": 6,
     "log_every": 1,
 }
-MICRO_BATCHES = {"60m": 120, "130m": 60, "250m": 24, "350m": 16}
+MICRO_BATCHES = {"60m": 40, "130m": 60, "250m": 24, "350m": 16}
 
 
 def words(count, draws):

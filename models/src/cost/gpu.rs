@@ -372,11 +372,21 @@ impl Walk<'_> {
         let projected = self.n * layers.count * r;
         let seen = self.seen(layers, low_rank);
         let packed = self.packed_backward(layers, low_rank);
+        self.take_some(packed);
+        if layers.count > 1 {
+            // The gradient's parts, side by side, are put into a stack; then it is done with.
+            let parts = self.n * layers.count * layers.outputs;
+            self.take(Class::Workspace, x);
+            self.take(Class::Workspace, parts);
+            self.give(parts);
+        }
         self.take_some(seen);
         if seen.is_some() {
             self.give(computed);
         }
-        self.take_some(packed);
+        if layers.count == 1 {
+            self.take(Class::Workspace, x);
+        }
         self.take(Class::Workspace, projected);
         self.take(Class::Gradients, layers.count * layers.outputs * r);
         self.give(projected);
@@ -386,7 +396,6 @@ impl Walk<'_> {
             self.give(computed);
         }
         self.give_some(seen);
-        self.take(Class::Workspace, x);
         self.take(Class::Workspace, layers.count * x);
         self.give(projected);
         self.give(layers.count * x);
@@ -419,7 +428,8 @@ impl Walk<'_> {
         let r = low_rank.rank as u64;
         let is_scaled = low_rank.dropout == 0.0 && low_rank.scaling != Scaling::Fixed(1.0);
         match self.packed(layers, Some(low_rank)) {
-            Some(forward) => Some(forward + layers.count * r * layers.inputs),
+            Some(forward) if is_scaled => Some(forward + layers.count * r * layers.inputs),
+            Some(forward) => Some(forward),
             None => is_scaled.then_some(r * (layers.inputs + layers.outputs)),
         }
     }

@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 
 use super::dropout::{Key, dropped, masked};
 use super::pack::{planes, stacks};
-use super::product::{product, product_into};
+use super::product::product;
 use super::tensor::{
     UNITS, cubes_of_elements, dims, empty_like, may_begin_at, reshaped, transposed, units, view,
 };
@@ -139,30 +139,48 @@ pub(super) fn backward<R: CubeRuntime>(
     } else {
         (1.0, scale)
     };
-    let x = x.filter(|_| wants_a || wants_b);
-    let seen = x.map(|x| seen(&x, count, &masks, of_input));
+    // Times one A is itself: its stack serves twice.
+    let to_scale = if of_factors == 1.0 {
+        Vec::new()
+    } else {
+        a.clone()
+    };
     let [weights, a, scaled_a, scaled_b] = stacks([
         (weights, 1.0),
-        (a.clone(), 1.0),
-        (a, of_factors),
+        (a, 1.0),
+        (to_scale, of_factors),
         (b, of_factors),
     ]);
-    let (Some(a), Some(scaled_a), Some(scaled_b)) = (a, scaled_a, scaled_b) else {
+    let (Some(a), Some(scaled_b)) = (a, scaled_b) else {
         return wanted.iter().map(|_| None).collect();
     };
-    let parts = Parts::new(&gradient, count);
-    let d_b = seen
-        .clone()
-        .filter(|_| wants_b)
-        .map(|seen| parts.transposed_times(product(seen, transposed(scaled_a))));
-    let through_b = (wants_a || wanted[0]).then(|| parts.times(scaled_b));
-    drop(parts);
+    let scaled_a = scaled_a.unwrap_or_else(|| a.clone());
+    let x = x.filter(|_| wants_a || wants_b);
+    let see = || x.map(|x| seen(&x, count, &masks, of_input));
+    let base = |gradient: &CubeTensor<R>| {
+        let weights = weights.filter(|_| wanted[0])?;
+        Some(product(gradient.clone(), as_matrix(&weights)))
+    };
+    // Gradients that lie side by side cannot be read by stacked products and are copied: done with the gradient itself before
+    // the input with dropout, which is as large, is made, they take no memory more. Else that of x is free first.
+    let (seen, base, parts) = if count == 1 {
+        let seen = see();
+        (seen, base(&gradient), planes(gradient, 1))
+    } else {
+        let base = base(&gradient);
+        let parts = planes(gradient, count);
+        (see(), base, parts)
+    };
+    let d_b = seen.clone().filter(|_| wants_b).map(|seen| {
+        let low_rank = product(seen, transposed(scaled_a));
+        product(transposed(parts.clone()), low_rank)
+    });
+    let through_b = (wants_a || wanted[0]).then(|| product(parts, scaled_b));
     let pair = through_b.clone().zip(seen).filter(|_| wants_a);
     let d_a = pair.map(|(through_b, seen)| product(transposed(through_b), seen));
-    let d_x = through_b.filter(|_| wanted[0]).map(|through_b| {
-        let base = weights.map(|weights| product(gradient, as_matrix(&weights)));
-        masked(base, product(through_b, a), &masks, of_input)
-    });
+    let d_x = through_b
+        .filter(|_| wanted[0])
+        .map(|through_b| masked(base, product(through_b, a), &masks, of_input));
     let mut gradients = vec![d_x];
     for (layer, wanted) in wanted[1..].chunks(2).enumerate() {
         gradients.push(
@@ -177,69 +195,6 @@ pub(super) fn backward<R: CubeRuntime>(
         );
     }
     gradients
-}
-
-/// The parts of a gradient `[n, layers·o]`, one for each layer.
-///
-/// They lie side by side, as the library's stacked products cannot read them: each is a product of its own, on a view. Where a
-/// view may not begin (widths that are not multiples of some dozens), they are copied into a stack.
-enum Parts<R: CubeRuntime> {
-    Views(Vec<CubeTensor<R>>),
-    Stack(Box<CubeTensor<R>>),
-}
-
-impl<R: CubeRuntime> Parts<R> {
-    fn new(gradient: &CubeTensor<R>, layers: usize) -> Self {
-        let [rows, columns] = dims(gradient);
-        let outputs = columns / layers;
-        if layers == 1 || !may_begin_at(gradient, outputs) {
-            return Self::Stack(Box::new(planes(gradient.clone(), layers)));
-        }
-        let part = |layer| view(gradient, layer * outputs, [rows, outputs], [columns, 1]);
-        Self::Views((0..layers).map(part).collect())
-    }
-
-    /// `g·M` of each layer, for M `[layers, o, r]`: `[layers, n, r]`.
-    fn times(&self, matrices: CubeTensor<R>) -> CubeTensor<R> {
-        self.each(matrices, |part, matrix| (part, matrix))
-    }
-
-    /// `gᵀ·M` of each layer, for M `[layers, n, r]`: `[layers, o, r]`.
-    fn transposed_times(&self, matrices: CubeTensor<R>) -> CubeTensor<R> {
-        self.each(matrices, |part, matrix| (transposed(part), matrix))
-    }
-
-    fn each(
-        &self,
-        matrices: CubeTensor<R>,
-        factors: impl Fn(CubeTensor<R>, CubeTensor<R>) -> (CubeTensor<R>, CubeTensor<R>),
-    ) -> CubeTensor<R> {
-        let parts = match self {
-            Self::Stack(stack) => {
-                let (lhs, rhs) = factors(stack.as_ref().clone(), matrices);
-                return product(lhs, rhs);
-            }
-            Self::Views(parts) => parts,
-        };
-        let pair = |(layer, part): (usize, &CubeTensor<R>)| {
-            let (lhs, rhs) = factors(part.clone(), plane(&matrices, layer));
-            let [rows, _] = dims(&lhs);
-            let [_, columns] = dims(&rhs);
-            (lhs, rhs, [rows, columns])
-        };
-        let pairs: Vec<_> = parts.iter().enumerate().map(pair).collect();
-        let [rows, columns] = pairs[0].2;
-        let stack = empty_like(&matrices, [pairs.len(), rows, columns], matrices.dtype);
-        if !may_begin_at(&stack, rows * columns) {
-            let products = pairs.into_iter().map(|(lhs, rhs, _)| product(lhs, rhs));
-            let [stack] = stacks([(products.collect(), 1.0)]);
-            return stack.unwrap_or(matrices);
-        }
-        for (layer, (lhs, rhs, _)) in pairs.into_iter().enumerate() {
-            product_into(lhs, rhs, plane(&stack, layer));
-        }
-        stack
-    }
 }
 
 /// One matrix of a stack: a view where one may begin there, else a copy.
