@@ -12,12 +12,18 @@ use crate::support::{Ended, World, ended, skipped};
 
 /// Where `tests/stand_in/run` keeps what it has made ready; `None` where it has not.
 fn prepared() -> Option<PathBuf> {
-    let beside_the_program = || {
-        let target = Path::new(env!("CARGO_BIN_EXE_relora")).ancestors().nth(2);
-        target.unwrap_or(Path::new("")).join("stand-in")
+    // Beside the program, whose own folder is in that of its target where one was named to cargo.
+    let program = Path::new(env!("CARGO_BIN_EXE_relora"));
+    let beside = || {
+        let mut folders = program.ancestors().skip(2).take(2);
+        folders.find_map(|folder| Some(folder.join("stand-in")).filter(|it| it.is_dir()))
     };
-    let folder = std::env::var_os("RELORA_STAND_IN").map_or_else(beside_the_program, PathBuf::from);
-    let is_there = folder.join("cuda/lib/libnvrtc.so").exists() && folder.join("driver").exists();
+    let folder = std::env::var_os("RELORA_STAND_IN").map(PathBuf::from);
+    let folder = folder.or_else(beside).unwrap_or_default();
+    let changed = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/stand_in/driver.c");
+    let is_there = folder.join("cuda/lib/libnvrtc.so").exists()
+        && changed(&folder.join("driver/libcuda.so.1")) > changed(&source);
     if !is_there {
         skipped(
             "no stand-in for a CUDA driver; `tests/stand_in/run --prepare` fetches what it needs",
@@ -152,4 +158,33 @@ fn a_run_over_the_stand_in_leaves_the_users_cache_alone_and_its_manifest_names_t
         kernels("out"),
         serde_json::json!({"autotune": "none", "cache": null})
     );
+}
+
+/// The driver reports an illegal address from some launch of the second step on, for good.
+#[test]
+fn a_device_that_fails_ends_the_run_with_one_line_and_no_checkpoint_after_it() {
+    let Some(stand_in) = prepared() else { return };
+    let world = World::new();
+    let arguments = "bench-all --profile tiny.toml --data corpus.jsonl --device cuda --out out --only full --seeds 1";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let mut command = over(&stand_in, &world, &arguments);
+    command.env("STAND_IN_FAILS_AT", "400");
+    let ended = run(command);
+    assert_eq!(ended.code, Some(3), "{ended:#?}");
+    assert_eq!(
+        ended.stderr.matches("the device failed: ").count(),
+        1,
+        "{ended:#?}"
+    );
+    assert!(!ended.stderr.contains("panicked"), "{ended:#?}");
+    let left = files_below(&world.path("out"));
+    let is_there = |name: &str| left.iter().any(|path| path.ends_with(name));
+    assert!(
+        is_there("failed.json") && !is_there("result.json"),
+        "{left:#?}"
+    );
+    let checkpoints = left
+        .iter()
+        .filter(|path| path.to_string_lossy().contains("checkpoint"));
+    assert_eq!(checkpoints.count(), 0, "{left:#?}");
 }

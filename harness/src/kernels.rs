@@ -12,6 +12,7 @@
 //! counts as none.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use models::{Device, KernelTarget};
@@ -26,6 +27,9 @@ pub const VARIABLE: &str = "RELORA_KERNEL_CACHE";
 
 /// What must be free on the disk for kernels to be kept: a full disk would end the run, and no cache is worth that.
 const LEAST_FREE_BYTES: u64 = 512 << 20;
+
+/// Written and removed again to find out whether more can be: what all kernels of a network take, and more.
+const PROBE_BYTES: usize = 4 << 20;
 
 /// How many other programs, drivers or GPUs have their kernels kept: every build of this program is another one.
 const OTHERS_KEPT: usize = 8;
@@ -43,8 +47,8 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Looks for kernels that were compiled before, for the GPU on which this process will compute. What keeps them from being
-    /// kept is said on standard error and stops nothing.
+    /// Looks for kernels that were compiled before, for the GPU on which this process will compute. A folder in which
+    /// they cannot be kept is named on standard error and stops nothing.
     #[must_use]
     pub fn open(device: Device) -> Kernels {
         let mut kernels = Kernels {
@@ -104,7 +108,7 @@ fn root(variable: Option<std::ffi::OsString>, target: KernelTarget) -> Option<Pa
     }
 }
 
-/// The name of all that a compiled kernel depends on. CubeCL knows its kernels by the names of their Rust types, so any change
+/// The name of what a compiled kernel depends on; patches of the compiler do not change its version. CubeCL knows its kernels by the names of their Rust types, so any change
 /// to this program may change what a name stands for.
 fn key(target: KernelTarget) -> Result<String, FileError> {
     let program = std::env::current_exe().map_err(failed_to("find", Path::new("this program")))?;
@@ -149,13 +153,10 @@ impl Working {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(failed_to("write", shared)(full));
         }
+        probe_writing(shared)?;
         remove_abandoned(shared)?;
         let folder = shared.join(format!("{WORKING}{}", files::unique_token()));
-        let path = lock_of(&folder);
-        let lock = File::create_new(&path).map_err(failed_to("create", &path))?;
-        lock.try_lock()
-            .map_err(std::io::Error::from)
-            .map_err(failed_to("lock", &path))?;
+        let lock = locked(&lock_of(&folder))?;
         let mut working = Working {
             shared: shared.to_owned(),
             folder,
@@ -225,6 +226,29 @@ impl Working {
         let _ = files::remove(&lock_of(&self.folder));
         drop(self.lock);
     }
+}
+
+/// Whether there is room for kernels. What the system says of a disk's free space knows nothing of quotas.
+fn probe_writing(folder: &Path) -> Result<(), FileError> {
+    tempfile::tempfile_in(folder)
+        .and_then(|mut file| {
+            file.write_all(&vec![1; PROBE_BYTES])?;
+            file.sync_all()
+        })
+        .map_err(failed_to("write", folder))
+}
+
+/// A new file that this process holds locked from the moment in which others can see it: one that nobody holds is removed.
+fn locked(path: &Path) -> Result<File, FileError> {
+    let mut unseen = path.as_os_str().to_owned();
+    unseen.push("-new");
+    let unseen = PathBuf::from(unseen);
+    let lock = File::create_new(&unseen).map_err(failed_to("create", &unseen))?;
+    lock.try_lock()
+        .map_err(std::io::Error::from)
+        .and_then(|()| fs::rename(&unseen, path))
+        .map_err(failed_to("lock", path))?;
+    Ok(lock)
 }
 
 fn lock_of(folder: &Path) -> PathBuf {

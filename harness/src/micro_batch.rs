@@ -38,6 +38,20 @@ impl Room {
             tokens,
         }
     }
+
+    /// The same for a worker while others of the `jobs` may be at work already: its share of the whole GPU, if so much is free.
+    #[must_use]
+    pub fn beside_others(device: Device, precision: Precision, jobs: u64) -> Room {
+        let room = Room::of(device, precision, jobs);
+        let Device::Cuda(index) = device else {
+            return room;
+        };
+        let share = models::gpu_memory(index).map(|it| it.free.min(it.total / jobs.max(1)));
+        Room {
+            bytes: share.map(|bytes| (bytes as f64 * SHARE) as u64),
+            ..room
+        }
+    }
 }
 
 /// Whether an error, or what this process has panicked with, is that a device had no memory left.

@@ -360,6 +360,9 @@ settings! {
 /// Update steps of the longest run that can be asked for.
 pub const MOST_STEPS: u64 = 1_000_000_000;
 
+/// Most tokens of a micro-batch: with these no plan of memory overflows.
+const MOST_TOKENS_AT_ONCE: u64 = 1 << 22;
+
 /// A key whose value cannot be, and what would be right.
 pub struct Wrong {
     /// The key.
@@ -492,6 +495,15 @@ impl Settings {
             return wrong(
                 "micro_batch_size",
                 format!("must divide global_batch_size = {}", self.global_batch_size),
+            );
+        }
+        let at_once = self.micro_batch_size.saturating_mul(self.sequence_length);
+        if at_once > MOST_TOKENS_AT_ONCE {
+            return wrong(
+                "micro_batch_size",
+                format!(
+                    "times sequence length that is {at_once} tokens at once, more than {MOST_TOKENS_AT_ONCE}"
+                ),
             );
         }
         if self.overlap > 1 {

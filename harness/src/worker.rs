@@ -105,8 +105,8 @@ pub fn work(directory: &Path, supervised: bool, place: Place) -> Result<Exit> {
     if let Some(meter) = gpu(device).and_then(Meter::start) {
         journal.measure(meter);
     }
-    // Asked before anything is taken of it.
-    let room = Room::of(device, precision, plan.jobs);
+    // Asked before this process takes anything of it.
+    let room = Room::beside_others(device, precision, plan.jobs);
     let ended = stop::without_panic(|| train(&plan, &cell, &mut journal, &stop))
         .map_err(|error| micro_batch::explained(error, device, &cell, &room));
     match ended {

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use libloading::Library;
 
@@ -279,8 +280,9 @@ impl MissingHeaders {
 /// Tells the CUDA backend where the toolkit is.
 #[expect(unsafe_code, reason = "the environment belongs to the whole process")]
 fn set_cuda_path(root: &Path) {
-    // SAFETY: Rust's own accesses to the environment exclude one another; no code of ours or of the libraries beneath reads
-    // it in C while a learner is made, which is before the device's thread and its driver are started.
+    // SAFETY: Rust's own accesses to the environment exclude one another, and no C of ours reads it. What is taken on trust is that
+    // no thread of the driver's, or of NVML's where a meter runs, reads it in the same moment: both do so when they are started,
+    // which this thread has waited for.
     unsafe { std::env::set_var("CUDA_PATH", root) };
 }
 
@@ -813,14 +815,18 @@ fn linked_together(folders: &[PathBuf]) -> Result<PathBuf, String> {
     let cache = user_cache()
         .ok_or("CUDA's headers lie in several folders, and there is no cache folder to link them in; set HOME")?;
     let place = cache.join(format!("cuda-headers-{}", &hash[..16]));
-    if place.is_dir() {
+    let is_whole = || found_in(vec![place.join("include")]).is_ok();
+    if is_whole() {
         return Ok(place);
     }
-    let partial = cache.join(format!(".cuda-headers-{}", std::process::id()));
+    // Machines that share a home folder may have processes of the same number.
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH);
+    let moment = moment.map_or(0, |since| since.as_nanos());
+    let partial = cache.join(format!(".cuda-headers-{}-{moment}", std::process::id()));
     let linked = link_all(folders, &partial.join("include"))
         .and_then(|()| fs::rename(&partial, &place))
         // Another process may have been faster.
-        .or_else(|error| if place.is_dir() { Ok(()) } else { Err(error) });
+        .or_else(|error| if is_whole() { Ok(()) } else { Err(error) });
     // Gone already where it has got its name; of no use where it has not.
     let _ = fs::remove_dir_all(&partial);
     linked.map_err(|error| {

@@ -9,6 +9,8 @@
 # It leaves, in results/: results.md (the tables), results.jsonl (every figure, a line each), and what each part has said.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# Numbers are written with a point, and sorted so.
+export LC_ALL=C
 sizes=60m,130m,250m,350m methods=full,lora,relora rounds=3 steps=20 soak=2000 most_tokens=131072
 python=python3 device=cuda:0 parts=golden,speed,suite,soak out=$here/results
 while [[ $# -gt 0 ]]; do
@@ -26,6 +28,13 @@ while [[ $# -gt 0 ]]; do
             ;;
     esac
 done
+for part in ${parts//,/ }; do
+    case $part in
+        golden | speed | suite | soak) ;;
+        *) echo "error: --parts $part: is none of golden, speed, suite, soak" >&2; exit 2 ;;
+    esac
+done
+[[ $device != cuda ]] || device=cuda:0
 [[ ! -e $out ]] || { echo "error: $out is there already; name another folder with --out" >&2; exit 2; }
 mkdir -p "$out/logs" || exit 1
 out=$(cd "$out" && pwd)
@@ -108,7 +117,9 @@ if ! "$relora" doctor --json | tr -d '\n ' | grep -q '"name":"CUDA","usable":tru
     echo 'error: no CUDA device can be used here: see above' >&2
     exit 1
 fi
-gpu=$("$relora" doctor --json | tr -d '\n' | sed -n "s/.*$device \([^\",]*\(, compute capability [0-9.]*\)\{0,1\}\).*/\1/p")
+# Other checks name GPUs too: only the one of that name lists them.
+gpus=$("$relora" doctor --json | tr -d '\n' | sed 's/.*"name": *"GPUs"//; s/}.*//')
+gpu=$(sed -n "s/.*$device \([^\",]*\(, compute capability [0-9.]*\)\{0,1\}\).*/\1/p" <<<"$gpus")
 standin=
 if [[ $gpu == stand-in* ]]; then
     standin=yes

@@ -7,7 +7,7 @@
  *
  * Environment, all of it optional:
  *   STAND_IN_ARCHITECTURE=89   compute capability, two digits [default: 90]
- *   STAND_IN_MEMORY_GIB=24     memory of each device; an allocation beyond it fails as on a real one [default: 80]
+ *   STAND_IN_MEMORY_GIB=24     memory of all devices together; an allocation beyond it fails as on a real one [default: 80]
  *   STAND_IN_DEVICES=2         number of devices [default: 1]
  *   STAND_IN_CUDA=12080        what the driver says that it supports, as cuDriverGetVersion does [default: 12080]
  *   STAND_IN_FAILS_AT=1000     launch from which on the device fails with an illegal address, for good [default: never]

@@ -426,7 +426,9 @@ impl Walk<'_> {
     /// The same for the backward pass, where factors are multiplied by the scale if the input is not (without dropout).
     fn packed_backward(&self, layers: Layers, low_rank: &LowRank) -> Option<u64> {
         let r = low_rank.rank as u64;
-        let is_scaled = low_rank.dropout == 0.0 && low_rank.scaling != Scaling::Fixed(1.0);
+        // A trained scale is applied behind the layers.
+        let is_scaled = low_rank.dropout == 0.0
+            && matches!(low_rank.scaling, Scaling::Fixed(scale) if scale != 1.0);
         match self.packed(layers, Some(low_rank)) {
             Some(forward) if is_scaled => Some(forward + layers.count * r * layers.inputs),
             Some(forward) => Some(forward),

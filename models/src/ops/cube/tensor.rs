@@ -49,17 +49,21 @@ where
 }
 
 /// A tensor beside another one, its elements not yet written.
+///
+/// # Panics
+/// Where it would have more elements than kernels can count, in 32 bits; a learner turns that into a fault of the device.
 pub(super) fn empty_like<R: CubeRuntime>(
     like: &CubeTensor<R>,
     shape: impl Into<Shape>,
     dtype: DType,
 ) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(
-        like.client.clone(),
-        like.device.clone(),
-        shape.into(),
-        dtype,
-    )
+    let shape = shape.into();
+    let elements = shape.num_elements();
+    assert!(
+        u32::try_from(elements).is_ok(),
+        "a tensor of {elements} elements, of which a GPU's kernels can count 2^32: a smaller micro-batch is needed"
+    );
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
 }
 
 /// Lengths along each dimension.
