@@ -741,13 +741,9 @@ impl Journal {
         self.guarded(|| checkpoint::prune(&checkpoint::folder(&self.directory), newest))
     }
 
-    /// What the memory plan says of the stages that this run went through itself. On CUDA the peak that it would stand
-    /// beside is not read yet.
+    /// What the memory plan says of the stages that this run went through itself.
     fn planned_memory(&self) -> Option<PlannedMemory> {
         let precision = self.cell.precision.parse().ok()?;
-        if self.cell.device != "cpu" {
-            return None;
-        }
         let sessions = self.manifest.sessions.iter();
         let first = sessions.map(|session| session.from_step).min()?;
         let bytes = if first < self.cell.settings.warm_start_length() {
@@ -755,7 +751,12 @@ impl Journal {
         } else {
             plan::bytes_of_own_stage(&self.cell, precision)
         };
-        let process = self.allocated_before + models::held_by_process().mapped;
+        // The peak of a run on a GPU is that of the device's memory, of which nothing is the process's.
+        let process = if self.cell.device == "cpu" {
+            self.allocated_before + models::held_by_process().mapped
+        } else {
+            0
+        };
         Some(plan::beside_process(bytes, process))
     }
 

@@ -213,7 +213,7 @@ fn cuda_learner(
     crate::kernels::configure(None);
     let device = CudaDevice::new(index);
     let of_device = device.clone();
-    // What has been taken is never given back but when it is asked for (`Learner::attach`).
+    // What has been taken is never given back but where the learner asks for it, which notes the peak before.
     let memory = Box::new(move || {
         let usage = CudaRuntime::client(&of_device).memory_usage();
         DeviceMemory {

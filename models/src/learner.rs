@@ -133,6 +133,8 @@ pub(crate) struct LlamaLearner<B: ops::Backend> {
     memory: Box<dyn Fn() -> DeviceMemory>,
     /// What was in use before memory was given back to the device.
     peak_before: DeviceMemory,
+    /// Whether the last batch was evaluated.
+    evaluates: bool,
     parameters: Llama<Parameter<B>>,
     attached: Option<Attached>,
     recompute_blocks: bool,
@@ -197,6 +199,7 @@ impl<B: ops::Backend> LlamaLearner<B> {
             placement,
             memory,
             peak_before: DeviceMemory::default(),
+            evaluates: false,
             parameters,
             attached: None,
             recompute_blocks: false,
@@ -382,6 +385,20 @@ impl<B: ops::Backend> LlamaLearner<B> {
         Ok(())
     }
 
+    /// Gives what is not in use back to the device.
+    fn release(&mut self) {
+        self.peak_before = self.memory();
+        B::release_unused(&self.placement.device);
+    }
+
+    /// Evaluation takes tensors of other sizes than training: neither is to hold what only the other needs.
+    fn turn_to(&mut self, evaluates: bool) {
+        if self.evaluates != evaluates {
+            self.evaluates = evaluates;
+            self.release();
+        }
+    }
+
     fn find(&self, name: &str) -> Option<(TensorInfo, &Tensor<B, 2>)> {
         self.parameters
             .iter()
@@ -406,8 +423,7 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
                 parameter.forget_moments(placement);
             }
             learner.losses.clear();
-            learner.peak_before = learner.memory();
-            B::release_unused(&learner.placement.device);
+            learner.release();
             Ok(Attached {
                 step,
                 scaling: low_rank.scaling,
@@ -420,6 +436,7 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
 
     fn accumulate(&mut self, batch: Batch<'_>, weight: f64) {
         let _told_by_drain = self.attempt(|learner| {
+            learner.turn_to(false);
             let graph = learner.forward(batch);
             learner.backward(graph, batch, weight)
         });
@@ -509,6 +526,7 @@ impl<B: ops::Backend> Learner for LlamaLearner<B> {
 
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<LossSum, DeviceFault> {
         self.attempt(|learner| {
+            learner.turn_to(true);
             let weights = learner.parameters.map(|parameter| parameter.value.clone());
             let sum = sum_on_host(forward(&weights, batch, &learner.pass(None)))?;
             Ok(LossSum {

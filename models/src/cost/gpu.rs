@@ -110,6 +110,11 @@ struct Gradient {
     parts: u64,
 }
 
+/// Whether layers that read the same input are computed apart all the same: each has a scalar of its own.
+fn are_apart(low_rank: &LowRank) -> bool {
+    low_rank.scaling == Scaling::TanhScalar
+}
+
 /// A walk through a step.
 struct Walk<'a> {
     memory: Memory,
@@ -236,10 +241,19 @@ impl Walk<'_> {
                 let parts = layers.count;
                 match self.low_rank {
                     None => all.extend((0..parts).map(|_| alone(layers.outputs * layers.inputs))),
-                    Some(low_rank) => all.extend([layers.outputs, layers.inputs].map(|width| {
-                        let elements = parts * width * low_rank.rank as u64;
-                        Gradient { elements, parts }
-                    })),
+                    Some(low_rank) => {
+                        let factors = [layers.outputs, layers.inputs]
+                            .map(|width| width * low_rank.rank as u64);
+                        if are_apart(low_rank) {
+                            let of_layer = factors.into_iter().chain([1]).map(alone);
+                            all.extend((0..parts).flat_map(|_| of_layer.clone()));
+                        } else {
+                            all.extend(factors.map(|elements| Gradient {
+                                elements: parts * elements,
+                                parts,
+                            }));
+                        }
+                    }
                 }
             }
         }
@@ -303,20 +317,14 @@ impl Walk<'_> {
     fn block_forward(&mut self) {
         let (x, inner) = (self.n * self.d, self.n * self.i);
         let [query_key_value, output, gate_and_up, down] = self.groups();
-        self.take(Class::Workspace, x);
-        self.layers_forward(query_key_value);
-        self.give(x);
+        self.layers_forward(query_key_value, x);
         self.take(Class::Activations, x);
         self.memory
             .take(Class::Activations, self.n * self.heads * 4);
         // What a part of a block adds becomes the sum, in place.
-        self.layers_forward(output);
-        self.take(Class::Workspace, x);
-        self.layers_forward(gate_and_up);
-        self.give(x);
-        self.take(Class::Workspace, inner);
-        self.layers_forward(down);
-        self.give(inner);
+        self.layers_forward(output, 0);
+        self.layers_forward(gate_and_up, x);
+        self.layers_forward(down, inner);
     }
 
     /// What [`Self::block_forward`] keeps between the block's input and its output is forgotten.
@@ -327,10 +335,53 @@ impl Walk<'_> {
         self.memory.give(self.n * self.heads * 4);
         self.give(x);
         self.give(self.n * 2 * self.i);
+        if self.low_rank.is_some_and(are_apart) {
+            for (layers, computed) in self.groups().into_iter().zip([x, 0, x, self.n * self.i]) {
+                self.give(computed);
+                for _ in 0..layers.count {
+                    self.give(self.n * layers.outputs);
+                }
+            }
+        }
     }
 
-    /// The outputs of layers, which stay, from their input.
-    fn layers_forward(&mut self, layers: Layers) {
+    /// The outputs of layers, which stay, from their input: `computed` elements that are computed for it, and given back.
+    fn layers_forward(&mut self, layers: Layers, computed: u64) {
+        self.take(Class::Workspace, computed);
+        if let Some(low_rank) = self.low_rank.filter(|low_rank| are_apart(low_rank)) {
+            self.apart_forward(layers, low_rank);
+        } else {
+            self.together_forward(layers);
+            self.give(computed);
+        }
+    }
+
+    /// Layers with a scalar of their own, one by one. What is computed of their input stays, and so do their products before the
+    /// scalar.
+    fn apart_forward(&mut self, layers: Layers, low_rank: &LowRank) {
+        let (x, output) = (self.n * layers.inputs, self.n * layers.outputs);
+        let projected = self.n * low_rank.rank as u64;
+        for _ in 0..layers.count {
+            let seen = (low_rank.dropout > 0.0).then_some(x);
+            self.take_some(seen);
+            self.take(Class::Workspace, projected);
+            self.give_some(seen);
+            self.take(Class::Workspace, output);
+            self.give(projected);
+            self.take(Class::Activations, output);
+            self.give(output);
+            // Times the scalar, and then the frozen weight's part, which is added in place.
+            self.take(Class::Workspace, output);
+            self.take(Class::Workspace, output);
+            self.give(output);
+        }
+        self.take(Class::Activations, layers.count * output);
+        for _ in 0..layers.count {
+            self.give(output);
+        }
+    }
+
+    fn together_forward(&mut self, layers: Layers) {
         let outputs = self.n * layers.count * layers.outputs;
         let Some(low_rank) = self.low_rank else {
             let packed = self.packed(layers, None);
@@ -368,6 +419,9 @@ impl Walk<'_> {
             self.give_some(packed);
             return;
         };
+        if are_apart(low_rank) {
+            return self.apart_backward(layers, computed, low_rank);
+        }
         let r = low_rank.rank as u64;
         let projected = self.n * layers.count * r;
         let seen = self.seen(layers, low_rank);
@@ -402,6 +456,38 @@ impl Walk<'_> {
         self.give_some(packed);
     }
 
+    /// The same for layers with a scalar of their own, whose input has been kept.
+    fn apart_backward(&mut self, layers: Layers, computed: u64, low_rank: &LowRank) {
+        let (x, output) = (self.n * layers.inputs, self.n * layers.outputs);
+        let r = low_rank.rank as u64;
+        self.give(computed);
+        for _ in 0..layers.count {
+            self.take(Class::Workspace, output);
+        }
+        self.take(Class::Workspace, x);
+        for _ in 0..layers.count {
+            // Through the frozen weight; through the scalar, with what is summed up for that.
+            self.take(Class::Workspace, x);
+            self.take(Class::Workspace, output);
+            self.take(Class::Workspace, output);
+            self.give(output);
+            self.give(output);
+            let seen = (low_rank.dropout > 0.0).then_some(x);
+            self.take_some(seen);
+            self.take(Class::Workspace, self.n * r);
+            self.take(Class::Gradients, layers.outputs * r);
+            self.take(Class::Gradients, layers.inputs * r);
+            self.give(self.n * r);
+            self.give_some(seen);
+            self.take(Class::Workspace, x);
+            self.give(x);
+            self.give(x);
+            self.give(output);
+            self.give(output);
+        }
+        self.give(computed);
+    }
+
     /// Elements of the inputs with dropout, where there is any.
     fn seen(&self, layers: Layers, low_rank: &LowRank) -> Option<u64> {
         (low_rank.dropout > 0.0).then_some(layers.count * self.n * layers.inputs)
@@ -426,9 +512,7 @@ impl Walk<'_> {
     /// The same for the backward pass, where factors are multiplied by the scale if the input is not (without dropout).
     fn packed_backward(&self, layers: Layers, low_rank: &LowRank) -> Option<u64> {
         let r = low_rank.rank as u64;
-        // A trained scale is applied behind the layers.
-        let is_scaled = low_rank.dropout == 0.0
-            && matches!(low_rank.scaling, Scaling::Fixed(scale) if scale != 1.0);
+        let is_scaled = low_rank.dropout == 0.0 && low_rank.scaling != Scaling::Fixed(1.0);
         match self.packed(layers, Some(low_rank)) {
             Some(forward) if is_scaled => Some(forward + layers.count * r * layers.inputs),
             Some(forward) => Some(forward),
