@@ -502,7 +502,7 @@ pub struct RunResult {
     /// of the run could ask it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuUse>,
-    /// What the memory plan says of that peak; absent in runs of an older program and on CUDA.
+    /// What the memory plan says of that peak; absent in runs of an older program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_memory: Option<PlannedMemory>,
     /// Bytes of the weights held by the learner at the end.

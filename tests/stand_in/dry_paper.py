@@ -6,7 +6,8 @@ Everything is as on a GPU but the arithmetic: the text is prepared with the pape
 C4's layout, each cell is a worker process with its checkpoints, restarts, resets and evaluations, and the tables are made. What
 is read back from the device is zero or what was copied there, so no number in those tables means anything. Without
 `--full-batch` an update has two micro-batches of the profile's size instead of up to 72: the same kernels and the same memory.
-Prints a Markdown table of each cell's launches and peak.
+Prints a Markdown table of each cell's launches and peak, and that peak's share of the memory plan. Fails where a cell does, where
+a peak is more than a tenth off its plan, or where ReLoRA's is not below full rank's at its size.
 """
 
 import argparse
@@ -33,6 +34,7 @@ CUT = {
     "checkpoint_every": 6,
     "log_every": 1,
 }
+PEAK_OF_PLAN = (0.9, 1.1)
 MICRO_BATCHES = {"60m": 40, "130m": 60, "250m": 24, "350m": 16}
 
 
@@ -76,16 +78,16 @@ def settings(options):
     return flags
 
 
-def status_of(folder):
-    """How a run ended: what its result says, or the line that it failed with."""
+def ended(folder):
+    """How a run ended, what its result says or the line that it failed with, and the bytes that were planned for it."""
     for name, key in (("result.json", "status"), ("failed.json", "error")):
         try:
             with open(os.path.join(folder, name), encoding="utf-8") as file:
                 content = json.load(file)
-            return str(content.get(key, content))
+            return str(content.get(key, content)), sum(content.get("planned_memory", {}).values())
         except FileNotFoundError:
             continue
-    return "never ended"
+    return "never ended", 0
 
 
 def main():
@@ -114,8 +116,8 @@ def main():
         *settings(options),
         *(["--only", options.only] if options.only else []),
     ]
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    failed = ended.returncode != 0
+    suite_ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    failed = suite_ended.returncode != 0
     counted = {}
     for path in glob.glob(os.path.join(reports, "*.json")):
         with open(path, encoding="utf-8") as file:
@@ -123,21 +125,32 @@ def main():
         # A worker is told its run directory.
         for word in report["command"]:
             counted[os.path.basename(word)] = report
-    print("| cell | status | launches | kernels | peak |\n|---|---|--:|--:|--:|")
+    print("| cell | status | launches | kernels | peak | of the plan |\n|---|---|--:|--:|--:|--:|")
+    peaks, beyond = {}, []
     cells = sorted(glob.glob(os.path.join(suite, "*-seed*")))
     failed |= not cells
     for folder in cells:
         name = os.path.basename(folder)
-        status = status_of(folder)
+        status, planned = ended(folder)
         failed |= status != "complete"
         report = counted.get(name)
-        figures = ("", "", "")
-        if report:
-            figures = (report["launches"], report["modules"], f"{report['peak_bytes'] / 1e6:.0f} MB")
+        figures = ("", "", "", "")
+        if report and planned:
+            peaks[name] = report["peak_bytes"]
+            of_plan = report["peak_bytes"] / planned
+            figures = (report["launches"], report["modules"], f"{report['peak_bytes'] / 1e6:.0f} MB", f"{of_plan:.2f}")
+            if not PEAK_OF_PLAN[0] <= of_plan <= PEAK_OF_PLAN[1]:
+                beyond.append(f"{name}: its peak is {of_plan:.2f} of the plan, not within {PEAK_OF_PLAN}")
         print(f"| {name} | {status} | {' | '.join(map(str, figures))} |")
+    for name, peak in peaks.items():
+        full = peaks.get(name.replace("-relora-", "-full-"), 0)
+        if "-relora-" in name and full and peak >= full:
+            beyond.append(f"{name}: its peak is {peak / 1e6:.0f} MB, not below the {full / 1e6:.0f} MB of full rank")
+    if beyond:
+        print("\nbeyond the limits:\n" + "\n".join(beyond), file=sys.stderr)
     if not options.keep:
         shutil.rmtree(options.out)
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed or beyond else 0)
 
 
 if __name__ == "__main__":
