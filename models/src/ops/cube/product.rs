@@ -1,5 +1,7 @@
 //! Matrix products on GPUs: those of the library, on tensor cores where elements are bf16.
 
+mod noting;
+
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
@@ -38,7 +40,6 @@ pub(super) fn product_into<R: CubeRuntime>(
     rhs: CubeTensor<R>,
     output: CubeTensor<R>,
 ) {
-    let client = lhs.client.clone();
     let (lhs_type, rhs_type, output_type) = (lhs.dtype, rhs.dtype, output.dtype);
     // Left to itself the library rounds the operands of f32 products to 10 bits (TF32) where there are tensor cores; who
     // asks for f32 is to have it, as in PyTorch.
@@ -46,20 +47,22 @@ pub(super) fn product_into<R: CubeRuntime>(
         DType::F32 => Strategy::SimpleUnit(Default::default()),
         _ => Strategy::Auto,
     };
-    let mut elements = MatmulElems::from_globals(&MatmulGlobalElems {
-        lhs: lhs_type.into(),
-        rhs: rhs_type.into(),
-        out: output_type.into(),
+    noting::repeat([lhs, rhs, output], |client, [lhs, rhs, output]| {
+        let mut elements = MatmulElems::from_globals(&MatmulGlobalElems {
+            lhs: lhs_type.into(),
+            rhs: rhs_type.into(),
+            out: output_type.into(),
+        });
+        let launched = launch_ref(
+            &strategy,
+            client,
+            InputBinding::new(lhs, lhs_type.into()),
+            InputBinding::new(rhs, rhs_type.into()),
+            output,
+            &mut elements,
+        );
+        if let Err(error) = launched {
+            panic!("no kernel for a matrix product: {error}");
+        }
     });
-    let launched = launch_ref(
-        &strategy,
-        &client,
-        InputBinding::new(lhs.binding(), lhs_type.into()),
-        InputBinding::new(rhs.binding(), rhs_type.into()),
-        output.binding(),
-        &mut elements,
-    );
-    if let Err(error) = launched {
-        panic!("no kernel for a matrix product: {error}");
-    }
 }
