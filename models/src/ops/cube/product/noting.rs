@@ -225,23 +225,34 @@ impl<R: Runtime> Runtime for Noting<R> {
     }
 }
 
+/// A client that notes.
+struct Client {
+    runtime: TypeId,
+    device: DeviceId,
+    client: Box<dyn Any + Send>,
+}
+
 /// The client that notes for this device, which has those properties.
 fn noting<R: Runtime>(
     device: &R::Device,
     properties: &DeviceProperties,
 ) -> ComputeClient<Noting<R>> {
-    static CLIENTS: Mutex<Vec<(TypeId, DeviceId, Box<dyn Any + Send>)>> = Mutex::new(Vec::new());
-    let (runtime, id) = (TypeId::of::<R>(), device.to_id());
+    static CLIENTS: Mutex<Vec<Client>> = Mutex::new(Vec::new());
+    let of = (TypeId::of::<R>(), device.to_id());
     let mut clients = locked(&CLIENTS);
     let known = clients
         .iter()
-        .find(|(of, on, _)| (*of, *on) == (runtime, id))
-        .and_then(|(.., client)| client.downcast_ref::<ComputeClient<Noting<R>>>());
+        .find(|client| (client.runtime, client.device) == of)
+        .and_then(|client| client.client.downcast_ref::<ComputeClient<Noting<R>>>());
     if let Some(client) = known {
         return client.clone();
     }
     let client = ComputeClient::init(device, NotingServer::new(properties.clone()));
-    clients.push((runtime, id, Box::new(client.clone())));
+    clients.push(Client {
+        runtime: of.0,
+        device: of.1,
+        client: Box::new(client.clone()),
+    });
     client
 }
 
@@ -260,20 +271,16 @@ pub(super) fn repeat<R: CubeRuntime>(
     let kind = Kind::of(&operands);
     let known = locked(&book.launches).get(&kind).cloned();
     let launch = known.unwrap_or_else(|| {
-        let mut operand = 0;
-        prepare(
-            &noting,
-            operands.each_ref().map(|tensor| {
-                let binding = TensorBinding {
-                    handle: stand_in(operand, tensor).binding(),
-                    strides: tensor.meta.strides().clone(),
-                    shape: tensor.meta.shape().clone(),
-                    runtime: PhantomData,
-                };
-                operand += 1;
-                binding
-            }),
-        );
+        let stand_ins = std::array::from_fn(|operand| {
+            let tensor = &operands[operand];
+            TensorBinding {
+                handle: stand_in(operand, tensor).binding(),
+                strides: tensor.meta.strides().clone(),
+                shape: tensor.meta.shape().clone(),
+                runtime: PhantomData,
+            }
+        });
+        prepare(&noting, stand_ins);
         let flushed = noting.flush();
         let mut notes = locked(&book.notes)
             .remove(&StreamId::current())
