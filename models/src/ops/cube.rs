@@ -12,6 +12,7 @@ mod embedding;
 mod linear;
 mod low_rank_linear;
 mod magnitudes;
+mod memory;
 mod multi;
 mod pack;
 mod product;

@@ -442,7 +442,7 @@ fn memory_section(rows: &[Cells<'_>]) -> Option<Section> {
         table,
         notes: format!(
             "- Bytes in {unit}. Trained: parameters that the optimizer updates (in the low-rank stage, if there is one).\n\
-         - Peak: the largest memory of the whole worker process (CPU) or of the device (CUDA, where it is not read yet),\n  \
+         - Peak: the largest memory of the whole worker process (CPU) or of the device as its driver counts it (CUDA),\n  \
          activations included. What the memory plan says of it, by class, stands in `memory.csv`.\n"
         ),
     })

@@ -24,13 +24,13 @@ mod tile;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use self::backward::{key_value_gradient_kernel, query_gradient_kernel};
 use self::forward::forward_kernel;
 use self::plan::{Kernel, Plan};
+use super::tensor::empty_like;
 
 /// `query_key_value` `[b, t, 3d]`, f32 or bf16; returns the output `[b, t, d]` of the same type and the log-sum-exp of the
 /// scaled scores `[b, heads, t]` in f32. One launch.
@@ -44,8 +44,8 @@ pub fn forward<R: CubeRuntime>(
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let query_key_value = into_contiguous(query_key_value);
     let shape = AttentionShape::new(&query_key_value, heads);
-    let output = shape.empty(&query_key_value, shape.rows(1), query_key_value.dtype);
-    let log_sum_exp = shape.empty(&query_key_value, shape.statistics(), DType::F32);
+    let output = empty_like(&query_key_value, shape.rows(1), query_key_value.dtype);
+    let log_sum_exp = empty_like(&query_key_value, shape.statistics(), DType::F32);
     if shape.is_empty() {
         return (output, log_sum_exp);
     }
@@ -87,11 +87,11 @@ pub fn backward<R: CubeRuntime>(
     let [query_key_value, output, log_sum_exp, gradient] =
         [query_key_value, output, log_sum_exp, gradient].map(into_contiguous);
     let shape = AttentionShape::new(&query_key_value, heads);
-    let gradients = shape.empty(&query_key_value, shape.rows(3), query_key_value.dtype);
+    let gradients = empty_like(&query_key_value, shape.rows(3), query_key_value.dtype);
     if shape.is_empty() {
         return gradients;
     }
-    let row_sums = shape.empty(&query_key_value, shape.statistics(), DType::F32);
+    let row_sums = empty_like(&query_key_value, shape.statistics(), DType::F32);
     let client = query_key_value.client.clone();
     let rotary = rotary::table(&client, &query_key_value.device, shape.length, shape.width);
     let dtype = query_key_value.dtype.into();
@@ -177,16 +177,6 @@ impl AttentionShape {
 
     fn statistics(self) -> Shape {
         Shape::from([self.batch, self.heads, self.length])
-    }
-
-    fn empty<R: CubeRuntime>(
-        self,
-        like: &CubeTensor<R>,
-        shape: Shape,
-        dtype: DType,
-    ) -> CubeTensor<R> {
-        let (client, device) = (like.client.clone(), like.device.clone());
-        empty_device_contiguous_dtype(client, device, shape, dtype)
     }
 
     fn try_plan<R: CubeRuntime>(self, kernel: Kernel, tensor: &CubeTensor<R>) -> Option<Plan> {

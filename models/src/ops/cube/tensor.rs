@@ -3,12 +3,13 @@
 use burn::tensor::TensorPrimitive;
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use cubecl::prelude::*;
 use cubecl::zspace::Strides;
 use cubecl::zspace::metadata::Metadata;
+
+use super::memory;
 
 /// Units of a cube that works on one row or on a stretch of elements.
 pub(super) const UNITS: usize = 256;
@@ -63,7 +64,7 @@ pub(super) fn empty_like<R: CubeRuntime>(
         u32::try_from(elements).is_ok(),
         "a tensor of {elements} elements, of which a GPU's kernels can count 2^32: a smaller micro-batch is needed"
     );
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+    memory::empty(like, shape, dtype)
 }
 
 /// Lengths along each dimension.

@@ -39,6 +39,9 @@ use cubecl_runtime::storage::{ComputeStorage, ManagedResource, StorageHandle, St
 /// What a product reads, twice, and what it writes.
 const OPERANDS: usize = 3;
 
+/// Numbers that tell stacks of matrices apart: of each, its dimensions, a length and a stride for each, and two sizes in bytes.
+const NUMBERS: usize = OPERANDS * (1 + 2 * 3 + 2);
+
 /// What the library's choice depends on: types, shapes, strides and bytes of the operands.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Kind {
@@ -48,18 +51,18 @@ struct Kind {
 
 impl Kind {
     fn of<R: CubeRuntime>(operands: &[CubeTensor<R>; OPERANDS]) -> Self {
-        let numbers = operands.iter().flat_map(|operand| {
+        let mut numbers = Vec::with_capacity(NUMBERS);
+        for operand in operands {
             let (shape, strides) = (operand.meta.shape(), operand.meta.strides());
+            numbers.push(shape.num_dims());
+            numbers.extend_from_slice(shape);
+            numbers.extend_from_slice(strides);
             let bytes = [operand.handle.size(), operand.handle.size_in_used()];
-            [shape.num_dims()]
-                .into_iter()
-                .chain(shape.iter().copied())
-                .chain(strides.iter().copied())
-                .chain(bytes.map(|bytes| bytes as usize))
-        });
+            numbers.extend(bytes.map(|bytes| bytes as usize));
+        }
         Self {
             types: operands.each_ref().map(|operand| operand.dtype),
-            numbers: numbers.collect(),
+            numbers,
         }
     }
 }
@@ -293,11 +296,10 @@ pub(super) fn repeat<R: CubeRuntime>(
         locked(&book.launches).insert(kind, launch.clone());
         launch
     });
-    let bindings = operands.map(CubeTensor::binding);
     let buffers = launch.operands.iter();
     let arguments = KernelArguments {
         buffers: buffers
-            .map(|operand| bindings[*operand].handle.clone())
+            .map(|operand| operands[*operand].handle.clone().binding())
             .collect(),
         info: MetadataBindingInfo::new(launch.data.clone(), launch.dynamic_metadata_offset),
         tensor_maps: Vec::new(),
