@@ -37,7 +37,7 @@ fn is_time_to_hand_over() -> bool {
 
 /// A tensor on the device of another one, its elements not yet written, one row after another.
 ///
-/// The library's own function does the same at ten times the cost: it lays out lists of tensors, with or without padding.
+/// The library's own function does the same with more work for the host: it lays out lists of tensors, with or without padding.
 pub(super) fn empty<R: CubeRuntime>(
     like: &CubeTensor<R>,
     shape: Shape,
