@@ -9,6 +9,7 @@ mod attention;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod launching;
 mod linear;
 mod low_rank_linear;
 mod magnitudes;

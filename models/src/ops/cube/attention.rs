@@ -25,12 +25,13 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::{CubeCount, CubeDim};
+use cubecl::prelude::CubeCount;
 
 use self::backward::{key_value_gradient_kernel, query_gradient_kernel};
 use self::forward::forward_kernel;
 use self::plan::{Kernel, Plan};
-use super::tensor::empty_like;
+use super::launching::launch;
+use super::tensor::{empty_like, strided, units};
 
 /// `query_key_value` `[b, t, 3d]`, f32 or bf16; returns the output `[b, t, d]` of the same type and the log-sum-exp of the
 /// scaled scores `[b, heads, t]` in f32. One launch.
@@ -50,21 +51,32 @@ pub fn forward<R: CubeRuntime>(
         return (output, log_sum_exp);
     }
     let plan = shape.plan(Kernel::Forward, &query_key_value);
-    let client = query_key_value.client.clone();
-    let rotary = rotary::table(&client, &query_key_value.device, shape.length, shape.width);
+    let rotary = rotary::table(
+        &query_key_value.client,
+        &query_key_value.device,
+        shape.length,
+        shape.width,
+    );
     let dtype = query_key_value.dtype.into();
-    forward_kernel::launch::<R>(
-        &client,
-        shape.grid(plan.queries),
-        CubeDim::new_1d(plan.units as u32),
-        plan.vector,
-        query_key_value.into_tensor_arg(),
-        rotary.into_tensor_arg(),
-        output.clone().into_tensor_arg(),
-        log_sum_exp.clone().into_tensor_arg(),
-        shape.length as u32,
-        plan,
-        dtype,
+    let tensors = [&query_key_value, &rotary, &output, &log_sum_exp].map(strided);
+    launch(
+        &query_key_value,
+        tensors,
+        move |client, [query_key_value, rotary, output, log_sum_exp]| {
+            forward_kernel::launch::<R>(
+                client,
+                shape.grid(plan.queries),
+                units(plan.units),
+                plan.vector,
+                query_key_value,
+                rotary,
+                output,
+                log_sum_exp,
+                shape.length as u32,
+                plan,
+                dtype,
+            );
+        },
     );
     (output, log_sum_exp)
 }
@@ -92,41 +104,91 @@ pub fn backward<R: CubeRuntime>(
         return gradients;
     }
     let row_sums = empty_like(&query_key_value, shape.statistics(), DType::F32);
-    let client = query_key_value.client.clone();
-    let rotary = rotary::table(&client, &query_key_value.device, shape.length, shape.width);
+    let rotary = rotary::table(
+        &query_key_value.client,
+        &query_key_value.device,
+        shape.length,
+        shape.width,
+    );
     let dtype = query_key_value.dtype.into();
     let plan = shape.plan(Kernel::Query, &query_key_value);
-    query_gradient_kernel::launch::<R>(
-        &client,
-        shape.grid(plan.queries),
-        CubeDim::new_1d(plan.units as u32),
-        plan.vector,
-        query_key_value.clone().into_tensor_arg(),
-        output.into_tensor_arg(),
-        gradient.clone().into_tensor_arg(),
-        log_sum_exp.clone().into_tensor_arg(),
-        rotary.clone().into_tensor_arg(),
-        row_sums.clone().into_tensor_arg(),
-        gradients.clone().into_tensor_arg(),
-        shape.length as u32,
-        plan,
-        dtype,
+    let tensors = [
+        &query_key_value,
+        &output,
+        &gradient,
+        &log_sum_exp,
+        &rotary,
+        &row_sums,
+        &gradients,
+    ];
+    launch(
+        &query_key_value,
+        tensors.map(strided),
+        move |client, tensors| {
+            let [
+                query_key_value,
+                output,
+                gradient,
+                log_sum_exp,
+                rotary,
+                row_sums,
+                gradients,
+            ] = tensors;
+            query_gradient_kernel::launch::<R>(
+                client,
+                shape.grid(plan.queries),
+                units(plan.units),
+                plan.vector,
+                query_key_value,
+                output,
+                gradient,
+                log_sum_exp,
+                rotary,
+                row_sums,
+                gradients,
+                shape.length as u32,
+                plan,
+                dtype,
+            );
+        },
     );
     let plan = shape.plan(Kernel::KeyValue, &query_key_value);
-    key_value_gradient_kernel::launch::<R>(
-        &client,
-        shape.grid(plan.keys),
-        CubeDim::new_1d(plan.units as u32),
-        plan.vector,
-        query_key_value.into_tensor_arg(),
-        gradient.into_tensor_arg(),
-        log_sum_exp.into_tensor_arg(),
-        row_sums.into_tensor_arg(),
-        rotary.into_tensor_arg(),
-        gradients.clone().into_tensor_arg(),
-        shape.length as u32,
-        plan,
-        dtype,
+    let tensors = [
+        &query_key_value,
+        &gradient,
+        &log_sum_exp,
+        &row_sums,
+        &rotary,
+        &gradients,
+    ];
+    launch(
+        &query_key_value,
+        tensors.map(strided),
+        move |client, tensors| {
+            let [
+                query_key_value,
+                gradient,
+                log_sum_exp,
+                row_sums,
+                rotary,
+                gradients,
+            ] = tensors;
+            key_value_gradient_kernel::launch::<R>(
+                client,
+                shape.grid(plan.keys),
+                units(plan.units),
+                plan.vector,
+                query_key_value,
+                gradient,
+                log_sum_exp,
+                row_sums,
+                rotary,
+                gradients,
+                shape.length as u32,
+                plan,
+                dtype,
+            );
+        },
     );
     gradients
 }

@@ -5,10 +5,11 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::launching::launch;
 use super::multi::{accumulate, add_to};
 use super::product::{product, product_as, product_into};
 use super::reduce::{maximum_of_units, sum_of_units};
-use super::tensor::{UNITS, cubes, dims, empty_like, reshaped, rows, transposed, units};
+use super::tensor::{UNITS, array, cubes, dims, empty_like, reshaped, rows, transposed, units};
 use crate::ops::cross_entropy::rows_of_gpu_block;
 
 /// A cube for each row of logits: its loss and, where wanted, the gradient of the logits in their place.
@@ -84,7 +85,6 @@ pub(super) fn forward<R: CubeRuntime>(
 ) -> (CubeTensor<R>, [Option<CubeTensor<R>>; 2]) {
     let [count, width] = dims(&hidden);
     let [vocabulary, _] = dims(&head);
-    let client = hidden.client.clone();
     let (dtype, wants_any) = (hidden.dtype, wanted.contains(&true));
     let losses = empty_like(&hidden, [count.max(1)], DType::F32);
     let d_hidden = wanted[0].then(|| empty_like(&hidden, [count, width], dtype));
@@ -94,19 +94,23 @@ pub(super) fn forward<R: CubeRuntime>(
         let length = block_rows.min(count - start);
         let block = rows(&hidden, start, length);
         let logits = product(block.clone(), transposed(head.clone()));
-        row_kernel::launch::<R>(
-            &client,
-            cubes(length),
-            units(UNITS),
-            logits.clone().into_array_arg(),
-            targets.clone().into_array_arg(),
-            losses.clone().into_array_arg(),
-            start,
-            length,
-            vocabulary,
-            wants_any,
-            [dtype.into(), targets.dtype.into()],
-        );
+        let dtypes = [dtype.into(), targets.dtype.into()];
+        let arrays = [&logits, &targets, &losses].map(array);
+        launch(&hidden, arrays, move |client, [logits, targets, losses]| {
+            row_kernel::launch::<R>(
+                client,
+                cubes(length),
+                units(UNITS),
+                logits,
+                targets,
+                losses,
+                start,
+                length,
+                vocabulary,
+                wants_any,
+                dtypes,
+            );
+        });
         if let Some(d_hidden) = &d_hidden {
             // Blocks begin where views may: at a multiple of 128 rows.
             let output = reshaped(d_hidden, start * width, [length, width]);
@@ -121,14 +125,10 @@ pub(super) fn forward<R: CubeRuntime>(
         }
     }
     let loss = empty_like(&hidden, [1], DType::F32);
-    sum_kernel::launch::<R>(
-        &client,
-        cubes(1),
-        units(UNITS),
-        losses.into_array_arg(),
-        loss.clone().into_array_arg(),
-        count,
-    );
+    let arrays = [&losses, &loss].map(array);
+    launch(&hidden, arrays, move |client, [losses, loss]| {
+        sum_kernel::launch::<R>(client, cubes(1), units(UNITS), losses, loss, count);
+    });
     let d_head = d_head.map(|sum| {
         if sum.dtype == head.dtype {
             return sum;

@@ -4,7 +4,8 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensor::{UNITS, cubes_of_elements, dims, empty_like, units};
+use super::launching::launch;
+use super::tensor::{UNITS, array, cubes_of_elements, dims, empty_like, units};
 use crate::ops::dropout::Mask;
 
 /// What decides which elements of a layer's input stay.
@@ -161,18 +162,22 @@ pub(super) fn dropped<R: CubeRuntime>(
     let elements = rows * inputs;
     let counters = elements.div_ceil(ELEMENTS_OF_COUNTER);
     let output = empty_like(x, [keys.len(), rows, inputs], x.dtype);
-    dropped_kernel::launch::<R>(
-        &x.client,
-        cubes_of_elements(keys.len() * counters),
-        units(UNITS),
-        x.clone().into_array_arg(),
-        output.clone().into_array_arg(),
-        arguments(keys, scale),
-        elements,
-        counters,
-        keys.len(),
-        x.dtype.into(),
-    );
+    let (layers, dtype) = (keys.len(), x.dtype.into());
+    let arguments = (array(x), array(&output), arguments(keys, scale));
+    launch(x, arguments, move |client, (x, output, keys)| {
+        dropped_kernel::launch::<R>(
+            client,
+            cubes_of_elements(layers * counters),
+            units(UNITS),
+            x,
+            output,
+            keys,
+            elements,
+            counters,
+            layers,
+            dtype,
+        );
+    });
     output
 }
 
@@ -249,19 +254,23 @@ pub(super) fn masked<R: CubeRuntime>(
     let dtype = planes.dtype;
     let adds = sum.is_some();
     let sum = sum.unwrap_or_else(|| empty_like(&planes, [rows, inputs], dtype));
-    masked_kernel::launch::<R>(
-        &planes.client.clone(),
-        cubes_of_elements(counters),
-        units(UNITS),
-        sum.clone().into_array_arg(),
-        planes.into_array_arg(),
-        arguments(keys, scale),
-        elements,
-        counters,
-        layers,
-        !keys.is_empty(),
-        adds,
-        dtype.into(),
-    );
+    let (masks, dtype) = (!keys.is_empty(), dtype.into());
+    let arguments = (array(&sum), array(&planes), arguments(keys, scale));
+    launch(&sum, arguments, move |client, (sum, planes, keys)| {
+        masked_kernel::launch::<R>(
+            client,
+            cubes_of_elements(counters),
+            units(UNITS),
+            sum,
+            planes,
+            keys,
+            elements,
+            counters,
+            layers,
+            masks,
+            adds,
+            dtype,
+        );
+    });
     sum
 }

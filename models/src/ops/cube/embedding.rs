@@ -1,12 +1,12 @@
 //! The embedding's gradient on GPUs: a cube for each row of the table adds up, in f32 and in the order of the batch, the
 //! gradients of the places where its token stands. The places are sorted by token on the processor, which knows the tokens.
 
-use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensor::{cubes, dims, empty_like, from_integers, units};
+use super::launching::launch;
+use super::tensor::{array, cubes, dims, empty_like, from_integers, units};
 
 /// Units that share a row of the table.
 const UNITS_OF_ROW: usize = 128;
@@ -71,19 +71,26 @@ pub(super) fn backward<R: CubeRuntime>(
     let Sorted { places, starts } = Sorted::new(tokens, vocabulary);
     let places = from_integers(&gradient, &places);
     let starts = from_integers(&gradient, &starts);
-    let dtype: DType = gradient.dtype;
-    let d_table = empty_like(&gradient, [vocabulary, width], dtype);
-    backward_kernel::launch::<R>(
-        &gradient.client.clone(),
-        cubes(vocabulary),
-        units(UNITS_OF_ROW),
-        gradient.into_array_arg(),
-        places.into_array_arg(),
-        starts.into_array_arg(),
-        d_table.clone().into_array_arg(),
-        vocabulary,
-        width,
-        dtype.into(),
+    let d_table = empty_like(&gradient, [vocabulary, width], gradient.dtype);
+    let dtype = gradient.dtype.into();
+    let arrays = [&gradient, &places, &starts, &d_table].map(array);
+    launch(
+        &gradient,
+        arrays,
+        move |client, [gradient, places, starts, d_table]| {
+            backward_kernel::launch::<R>(
+                client,
+                cubes(vocabulary),
+                units(UNITS_OF_ROW),
+                gradient,
+                places,
+                starts,
+                d_table,
+                vocabulary,
+                width,
+                dtype,
+            );
+        },
     );
     d_table
 }

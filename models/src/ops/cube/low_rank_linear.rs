@@ -11,9 +11,10 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::dropout::{Key, dropped, masked};
+use super::launching::launch;
 use super::pack::{planes, stacks};
 use super::product::product;
-use super::tensor::{UNITS, cubes_of_elements, dims, empty_like, transposed, units, view};
+use super::tensor::{UNITS, array, cubes_of_elements, dims, empty_like, transposed, units, view};
 
 /// Layers of one shape.
 pub(super) struct Layers<R: CubeRuntime> {
@@ -65,19 +66,23 @@ fn add_planes<R: CubeRuntime>(
     let adds = sum.is_some();
     let dtype = planes.dtype;
     let sum = sum.unwrap_or_else(|| empty_like(&planes, [rows, layers * outputs], dtype));
-    add_planes_kernel::launch::<R>(
-        &planes.client.clone(),
-        cubes_of_elements(layers * rows * outputs),
-        units(UNITS),
-        sum.clone().into_array_arg(),
-        planes.into_array_arg(),
-        scale,
-        layers * rows * outputs,
-        layers,
-        outputs,
-        adds,
-        dtype.into(),
-    );
+    let (count, dtype) = (layers * rows * outputs, dtype.into());
+    let arrays = [&sum, &planes].map(array);
+    launch(&sum, arrays, move |client, [sum, planes]| {
+        add_planes_kernel::launch::<R>(
+            client,
+            cubes_of_elements(count),
+            units(UNITS),
+            sum,
+            planes,
+            scale,
+            count,
+            layers,
+            outputs,
+            adds,
+            dtype,
+        );
+    });
     sum
 }
 

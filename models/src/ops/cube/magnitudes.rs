@@ -6,7 +6,8 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensor::{UNITS, units};
+use super::launching::launch;
+use super::tensor::{UNITS, array, units};
 use crate::fault::DeviceFault;
 
 /// Bits of a digit.
@@ -66,17 +67,13 @@ fn counts<R: CubeRuntime>(
         counters.clone(),
         burn::tensor::DType::U32,
     );
-    count_kernel::launch::<R>(
-        client,
-        CubeCount::Static(cubes as u32, 1, 1),
-        units(UNITS),
-        x.clone().into_array_arg(),
-        tensor.into_array_arg(),
-        prefix,
-        shift,
-        shift + DIGIT_BITS == 32,
-        x.dtype.into(),
-    );
+    let (is_first, dtype) = (shift + DIGIT_BITS == 32, x.dtype.into());
+    launch(x, [x, &tensor].map(array), move |client, [x, counts]| {
+        let (cubes, units) = (CubeCount::Static(cubes as u32, 1, 1), units(UNITS));
+        count_kernel::launch::<R>(
+            client, cubes, units, x, counts, prefix, shift, is_first, dtype,
+        );
+    });
     let bytes = client
         .read_one(counters)
         .map_err(|error| DeviceFault::new(&format!("{error:?}")))?;

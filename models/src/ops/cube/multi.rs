@@ -6,8 +6,9 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::launching::launch;
 use super::reduce::sum_of_units;
-use super::tensor::{UNITS, cubes, empty_like, own, units};
+use super::tensor::{UNITS, array, cubes, empty_like, own, units};
 use crate::ops::AdamStep;
 
 /// Most tensors of each kind that one launch takes, where the device can have so many arguments.
@@ -65,7 +66,7 @@ fn arguments<R: CubeRuntime, E: CubePrimitive>(
 ) -> SequenceArg<R, Array<E>> {
     group
         .iter()
-        .map(|&number| tensors[number].clone().into_array_arg())
+        .map(|&number| array(&tensors[number]))
         .collect()
 }
 
@@ -176,13 +177,15 @@ impl<R: CubeRuntime> Sums<R> {
         let Self { sums, addends, .. } = self;
         for group in groups(&addends, 2) {
             let first = group[0];
-            add_kernel::launch::<R>(
-                &addends[first].client,
-                cubes_of_group(longest(&addends, &group), group.len()),
-                units(UNITS),
-                arguments(&sums, &group),
-                arguments(&addends, &group),
-                [sums[first].dtype.into(), addends[first].dtype.into()],
+            let cubes = cubes_of_group(longest(&addends, &group), group.len());
+            let dtypes = [sums[first].dtype.into(), addends[first].dtype.into()];
+            let arguments = (arguments(&sums, &group), arguments(&addends, &group));
+            launch(
+                &addends[first],
+                arguments,
+                move |client, (sums, addends)| {
+                    add_kernel::launch::<R>(client, cubes, units(UNITS), sums, addends, dtypes);
+                },
             );
         }
         sums
@@ -200,14 +203,17 @@ impl<R: CubeRuntime> Sums<R> {
             } else {
                 arguments(&sums, &group)
             };
-            put_kernel::launch::<R>(
-                &addends[first].client,
-                cubes_of_group(longest(&addends, &group), group.len()),
-                units(UNITS),
-                arguments(&outputs, &group),
-                before,
-                arguments(&addends, &group),
-                [dtype.into(), addends[first].dtype.into()],
+            let cubes = cubes_of_group(longest(&addends, &group), group.len());
+            let dtypes = [dtype.into(), addends[first].dtype.into()];
+            let addend = &addends[first];
+            let (outputs, addends) = (arguments(&outputs, &group), arguments(&addends, &group));
+            launch(
+                addend,
+                (outputs, before, addends),
+                move |client, (sums, before, addends)| {
+                    let units = units(UNITS);
+                    put_kernel::launch::<R>(client, cubes, units, sums, before, addends, dtypes);
+                },
             );
         }
         outputs
@@ -289,26 +295,36 @@ fn sum_parts_kernel(parts: &Array<f32>, sums: &mut Array<f32>) {
 
 /// The sum of the squares of each tensor's elements, in f32: `[count]`.
 pub(super) fn sums_of_squares<R: CubeRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
-    let client = tensors[0].client.clone();
     let parts = empty_like(&tensors[0], [tensors.len() * PARTS], DType::F32);
     let sums = empty_like(&tensors[0], [tensors.len()], DType::F32);
     for group in groups(&tensors, 1) {
-        squares_kernel::launch::<R>(
-            &client,
-            CubeCount::Static(PARTS as u32, group.len() as u32, 1),
-            units(UNITS),
-            arguments(&tensors, &group),
-            group.iter().copied().collect(),
-            parts.clone().into_array_arg(),
-            tensors[group[0]].dtype.into(),
+        let cubes = CubeCount::Static(PARTS as u32, group.len() as u32, 1);
+        let dtype = tensors[group[0]].dtype.into();
+        let numbers = group.iter().copied().collect();
+        let arguments = (arguments(&tensors, &group), numbers, array(&parts));
+        launch(
+            &sums,
+            arguments,
+            move |client, (tensors, numbers, parts)| {
+                squares_kernel::launch::<R>(
+                    client,
+                    cubes,
+                    units(UNITS),
+                    tensors,
+                    numbers,
+                    parts,
+                    dtype,
+                );
+            },
         );
     }
-    sum_parts_kernel::launch::<R>(
-        &client,
-        cubes(tensors.len().div_ceil(UNITS)),
-        units(UNITS),
-        parts.into_array_arg(),
-        sums.clone().into_array_arg(),
+    let cubes = cubes(tensors.len().div_ceil(UNITS));
+    launch(
+        &sums,
+        [&parts, &sums].map(array),
+        move |client, [parts, sums]| {
+            sum_parts_kernel::launch::<R>(client, cubes, units(UNITS), parts, sums);
+        },
     );
     sums
 }
@@ -422,22 +438,34 @@ pub(super) fn adamw<R: CubeRuntime>(
         } else {
             SequenceArg::new()
         };
-        adamw_kernel::launch::<R>(
-            &gradients[first].client,
-            cubes_of_group(longest(&gradients, &group), group.len()),
-            units(UNITS),
+        let cubes = cubes_of_group(longest(&gradients, &group), group.len());
+        let dtypes = [full_type, gradients[first].dtype, copy_type].map(Into::into);
+        let arguments = (
             arguments(&parameters.full, &group),
             arguments(&gradients, &group),
             arguments(&parameters.first, &group),
             arguments(&parameters.second, &group),
             copies,
             launched(step),
-            has_copies,
-            [
-                full_type.into(),
-                gradients[first].dtype.into(),
-                copy_type.into(),
-            ],
+        );
+        launch(
+            &gradients[first],
+            arguments,
+            move |client, (full, gradients, first, second, copies, step)| {
+                adamw_kernel::launch::<R>(
+                    client,
+                    cubes,
+                    units(UNITS),
+                    full,
+                    gradients,
+                    first,
+                    second,
+                    copies,
+                    step,
+                    has_copies,
+                    dtypes,
+                );
+            },
         );
     }
     parameters

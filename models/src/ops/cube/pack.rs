@@ -4,7 +4,10 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensor::{UNITS, cubes_of_elements, dims, empty_like, next_beginning, reshaped, units};
+use super::launching::launch;
+use super::tensor::{
+    UNITS, array, cubes_of_elements, dims, empty_like, next_beginning, reshaped, units,
+};
 
 /// Most cubes for one tensor; each goes on over what is left of it.
 const MOST_CUBES: usize = 4096;
@@ -57,18 +60,21 @@ fn pack<R: CubeRuntime>(parts: &[Part<R>], length: usize) -> CubeTensor<R> {
         .unwrap_or(1)
         .div_ceil(UNITS)
         .clamp(1, MOST_CUBES);
-    pack_kernel::launch::<R>(
-        &first.client,
-        CubeCount::Static(cubes as u32, parts.len() as u32, 1),
-        units(UNITS),
-        parts
-            .iter()
-            .map(|part| part.tensor.clone().into_array_arg())
-            .collect(),
+    let cubes = CubeCount::Static(cubes as u32, parts.len() as u32, 1);
+    let dtype = first.dtype.into();
+    let arguments = (
+        parts.iter().map(|part| array(&part.tensor)).collect(),
         parts.iter().map(|part| part.start).collect(),
         parts.iter().map(|part| part.scale).collect(),
-        packed.clone().into_array_arg(),
-        first.dtype.into(),
+        array(&packed),
+    );
+    launch(
+        first,
+        arguments,
+        move |client, (parts, starts, scales, packed)| {
+            let units = units(UNITS);
+            pack_kernel::launch::<R>(client, cubes, units, parts, starts, scales, packed, dtype);
+        },
     );
     packed
 }
@@ -160,18 +166,25 @@ pub(super) fn planes<R: CubeRuntime>(side_by_side: CubeTensor<R>, layers: usize)
     if layers == 1 {
         return reshaped(&side_by_side, 0, [1, rows, columns]);
     }
-    let dtype = side_by_side.dtype;
-    let planes = empty_like(&side_by_side, [layers, rows, outputs], dtype);
-    unpack_kernel::launch::<R>(
-        &side_by_side.client.clone(),
-        cubes_of_elements(rows * columns),
-        units(UNITS),
-        side_by_side.into_array_arg(),
-        planes.clone().into_array_arg(),
-        rows * columns,
-        layers,
-        outputs,
-        dtype.into(),
+    let planes = empty_like(&side_by_side, [layers, rows, outputs], side_by_side.dtype);
+    let (count, dtype) = (rows * columns, side_by_side.dtype.into());
+    let arrays = [&side_by_side, &planes].map(array);
+    launch(
+        &side_by_side,
+        arrays,
+        move |client, [side_by_side, planes]| {
+            unpack_kernel::launch::<R>(
+                client,
+                cubes_of_elements(count),
+                units(UNITS),
+                side_by_side,
+                planes,
+                count,
+                layers,
+                outputs,
+                dtype,
+            );
+        },
     );
     planes
 }

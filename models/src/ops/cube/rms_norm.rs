@@ -5,8 +5,9 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::launching::launch;
 use super::reduce::sum_of_units;
-use super::tensor::{UNITS, cubes, dims, empty_like, units};
+use super::tensor::{UNITS, array, cubes, dims, empty_like, units};
 use crate::ops::rms_norm::{EPSILON, gpu_parts};
 use burn::tensor::DType;
 
@@ -49,18 +50,12 @@ fn forward_kernel<F: Float>(
 pub(super) fn forward<R: CubeRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>) -> CubeTensor<R> {
     let [rows, width] = dims(&x);
     let output = empty_like(&x, [rows, width], x.dtype);
-    let (client, dtype) = (x.client.clone(), x.dtype);
-    forward_kernel::launch::<R>(
-        &client,
-        cubes(rows),
-        units(UNITS_OF_ROW),
-        x.into_array_arg(),
-        weight.into_array_arg(),
-        output.clone().into_array_arg(),
-        rows,
-        width,
-        dtype.into(),
-    );
+    let dtype = x.dtype.into();
+    let arrays = [&x, &weight, &output].map(array);
+    launch(&x, arrays, move |client, [x, weight, output]| {
+        let (cubes, units) = (cubes(rows), units(UNITS_OF_ROW));
+        forward_kernel::launch::<R>(client, cubes, units, x, weight, output, rows, width, dtype);
+    });
     output
 }
 
@@ -134,33 +129,43 @@ pub(super) fn backward<R: CubeRuntime>(
 ) -> [CubeTensor<R>; 2] {
     let [rows, width] = dims(&x);
     let parts = gpu_parts(rows);
-    let (client, dtype) = (x.client.clone(), x.dtype);
-    let d_x = empty_like(&x, [rows, width], dtype);
+    let d_x = empty_like(&x, [rows, width], x.dtype);
     let d_weight_parts = empty_like(&x, [parts, width], DType::F32);
     let d_weight = empty_like(&x, [1, width], weight.dtype);
-    backward_kernel::launch::<R>(
-        &client,
-        cubes(parts),
-        units(UNITS_OF_ROW),
-        x.into_array_arg(),
-        weight.clone().into_array_arg(),
-        gradient.into_array_arg(),
-        d_x.clone().into_array_arg(),
-        d_weight_parts.clone().into_array_arg(),
-        rows,
-        parts,
-        width,
-        dtype.into(),
+    let (dtype, weight_dtype) = (x.dtype.into(), weight.dtype.into());
+    let arrays = [&x, &weight, &gradient, &d_x, &d_weight_parts].map(array);
+    launch(
+        &x,
+        arrays,
+        move |client, [x, weight, gradient, d_x, d_weight_parts]| {
+            backward_kernel::launch::<R>(
+                client,
+                cubes(parts),
+                units(UNITS_OF_ROW),
+                x,
+                weight,
+                gradient,
+                d_x,
+                d_weight_parts,
+                rows,
+                parts,
+                width,
+                dtype,
+            );
+        },
     );
-    sum_parts_kernel::launch::<R>(
-        &client,
-        cubes(width.div_ceil(UNITS)),
-        units(UNITS),
-        d_weight_parts.into_array_arg(),
-        d_weight.clone().into_array_arg(),
-        parts,
-        width,
-        weight.dtype.into(),
-    );
+    let arrays = [&d_weight_parts, &d_weight].map(array);
+    launch(&x, arrays, move |client, [d_weight_parts, d_weight]| {
+        sum_parts_kernel::launch::<R>(
+            client,
+            cubes(width.div_ceil(UNITS)),
+            units(UNITS),
+            d_weight_parts,
+            d_weight,
+            parts,
+            width,
+            weight_dtype,
+        );
+    });
     [d_x, d_weight]
 }

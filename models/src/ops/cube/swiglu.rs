@@ -4,7 +4,8 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::tensor::{UNITS, cubes_of_elements, dims, empty_like, units};
+use super::launching::launch;
+use super::tensor::{UNITS, array, cubes_of_elements, dims, empty_like, units};
 
 /// σ(z).
 #[cube]
@@ -33,18 +34,13 @@ fn forward_kernel<F: Float>(
 pub(super) fn forward<R: CubeRuntime>(gate_up: CubeTensor<R>) -> CubeTensor<R> {
     let [rows, both] = dims(&gate_up);
     let width = both / 2;
-    let (client, dtype) = (gate_up.client.clone(), gate_up.dtype);
-    let output = empty_like(&gate_up, [rows, width], dtype);
-    forward_kernel::launch::<R>(
-        &client,
-        cubes_of_elements(rows * width),
-        units(UNITS),
-        gate_up.into_array_arg(),
-        output.clone().into_array_arg(),
-        rows * width,
-        width,
-        dtype.into(),
-    );
+    let output = empty_like(&gate_up, [rows, width], gate_up.dtype);
+    let (count, dtype) = (rows * width, gate_up.dtype.into());
+    let arrays = [&gate_up, &output].map(array);
+    launch(&gate_up, arrays, move |client, [gate_up, output]| {
+        let (cubes, units) = (cubes_of_elements(count), units(UNITS));
+        forward_kernel::launch::<R>(client, cubes, units, gate_up, output, count, width, dtype);
+    });
     output
 }
 
@@ -77,18 +73,25 @@ pub(super) fn backward<R: CubeRuntime>(
 ) -> CubeTensor<R> {
     let [rows, both] = dims(&gate_up);
     let width = both / 2;
-    let (client, dtype) = (gate_up.client.clone(), gate_up.dtype);
-    let d_gate_up = empty_like(&gate_up, [rows, both], dtype);
-    backward_kernel::launch::<R>(
-        &client,
-        cubes_of_elements(rows * width),
-        units(UNITS),
-        gate_up.into_array_arg(),
-        gradient.into_array_arg(),
-        d_gate_up.clone().into_array_arg(),
-        rows * width,
-        width,
-        dtype.into(),
+    let d_gate_up = empty_like(&gate_up, [rows, both], gate_up.dtype);
+    let (count, dtype) = (rows * width, gate_up.dtype.into());
+    let arrays = [&gate_up, &gradient, &d_gate_up].map(array);
+    launch(
+        &gate_up,
+        arrays,
+        move |client, [gate_up, gradient, d_gate_up]| {
+            backward_kernel::launch::<R>(
+                client,
+                cubes_of_elements(count),
+                units(UNITS),
+                gate_up,
+                gradient,
+                d_gate_up,
+                count,
+                width,
+                dtype,
+            );
+        },
     );
     d_gate_up
 }

@@ -1,5 +1,7 @@
 //! Tensors of a GPU as the kernels see them: rows one after another, views of parts, and how work is laid out over units.
 
+use std::marker::PhantomData;
+
 use burn::tensor::TensorPrimitive;
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
@@ -155,6 +157,29 @@ pub(super) fn own<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     } else {
         into_contiguous(tensor.copy())
     }
+}
+
+/// A tensor's elements as an argument of a launch, one row after another.
+pub(super) fn array<R: CubeRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
+    let elements = tensor.meta.num_elements();
+    let array = TensorBinding {
+        handle: tensor.handle.clone().binding(),
+        strides: Strides::from([1].as_slice()),
+        shape: Shape::from([elements]),
+        runtime: PhantomData,
+    };
+    array.into_array_arg()
+}
+
+/// A tensor as an argument of a launch that is told its lengths and strides.
+pub(super) fn strided<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorArg<R> {
+    let tensor = TensorBinding {
+        handle: tensor.handle.clone().binding(),
+        strides: tensor.meta.strides().clone(),
+        shape: tensor.meta.shape().clone(),
+        runtime: PhantomData,
+    };
+    tensor.into_tensor_arg()
 }
 
 /// Cubes for `count` independent parts, told apart by `CUBE_POS`; a kernel must stop at those beyond `count`.
