@@ -7,9 +7,9 @@ use cubecl::prelude::*;
 
 use super::launching::launch;
 use super::multi::{accumulate, add_to};
-use super::product::{product, product_as, product_into};
+use super::product::{product, product_as, product_into, transposed};
 use super::reduce::{maximum_of_units, sum_of_units};
-use super::tensor::{UNITS, array, cubes, dims, empty_like, reshaped, rows, transposed, units};
+use super::tensor::{UNITS, array, cubes, dims, empty_like, reshaped, rows, units};
 use crate::ops::cross_entropy::rows_of_gpu_block;
 
 /// A cube for each row of logits: its loss and, where wanted, the gradient of the logits in their place.
@@ -93,7 +93,7 @@ pub(super) fn forward<R: CubeRuntime>(
     for start in (0..count).step_by(block_rows) {
         let length = block_rows.min(count - start);
         let block = rows(&hidden, start, length);
-        let logits = product(block.clone(), transposed(head.clone()));
+        let logits = product(&block, transposed(&head));
         let dtypes = [dtype.into(), targets.dtype.into()];
         let arrays = [&logits, &targets, &losses].map(array);
         launch(&hidden, arrays, move |client, [logits, targets, losses]| {
@@ -114,10 +114,10 @@ pub(super) fn forward<R: CubeRuntime>(
         if let Some(d_hidden) = &d_hidden {
             // Blocks begin where views may: at a multiple of 128 rows.
             let output = reshaped(d_hidden, start * width, [length, width]);
-            product_into(logits.clone(), head.clone(), output);
+            product_into(&logits, &head, &output);
         }
         if wanted[1] {
-            let part = product_as(transposed(logits), block, DType::F32);
+            let part = product_as(transposed(&logits), &block, DType::F32);
             d_head = Some(match d_head {
                 None => part,
                 Some(sum) => add_to(sum, part),

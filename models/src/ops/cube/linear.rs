@@ -5,15 +5,15 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::pack::below_each_other;
-use super::product::product;
-use super::tensor::{dims, may_begin_at, rows, transposed, view};
+use super::product::{product, transposed};
+use super::tensor::{dims, may_begin_at, rows, view};
 
 /// `x·Wᵀ` of each weight, side by side `[n, Σ o]`.
 pub(super) fn forward<R: CubeRuntime>(
     x: CubeTensor<R>,
     weights: Vec<CubeTensor<R>>,
 ) -> CubeTensor<R> {
-    product(x, transposed(below_each_other(weights)))
+    product(&x, transposed(&below_each_other(weights)))
 }
 
 /// Gradients for x and each weight, where wanted.
@@ -31,7 +31,7 @@ pub(super) fn backward<R: CubeRuntime>(
         Some(x) => of_weights(&x, &gradient, &outputs, &wanted[1..]),
         None => vec![None; outputs.len()],
     };
-    let d_x = wanted[0].then(|| product(gradient, below_each_other(weights)));
+    let d_x = wanted[0].then(|| product(&gradient, &below_each_other(weights)));
     std::iter::once(d_x).chain(d_weights).collect()
 }
 
@@ -60,12 +60,12 @@ fn of_weights<R: CubeRuntime>(
         let of_part = |(&(start, outputs), wanted): (&(usize, usize), &bool)| {
             wanted.then(|| {
                 let part = view(gradient, start, [count, outputs], [all, 1]);
-                product(transposed(part), x.clone())
+                product(transposed(&part), x)
             })
         };
         return parts.iter().zip(wanted).map(of_part).collect();
     }
-    let joint = product(transposed(gradient.clone()), x.clone());
+    let joint = product(transposed(gradient), x);
     let of_part = |((start, outputs), wanted): ((usize, usize), &bool)| {
         wanted.then(|| rows(&joint, start, outputs))
     };

@@ -13,8 +13,8 @@ use cubecl::prelude::*;
 use super::dropout::{Key, dropped, masked};
 use super::launching::launch;
 use super::pack::{planes, stacks};
-use super::product::product;
-use super::tensor::{UNITS, array, cubes_of_elements, dims, empty_like, transposed, units, view};
+use super::product::{product, transposed};
+use super::tensor::{UNITS, array, cubes_of_elements, dims, empty_like, units, view};
 
 /// Layers of one shape.
 pub(super) struct Layers<R: CubeRuntime> {
@@ -109,14 +109,17 @@ fn seen<R: CubeRuntime>(
 
 /// The outputs side by side `[n, Σ o]`.
 pub(super) fn forward<R: CubeRuntime>(x: CubeTensor<R>, layers: Layers<R>) -> CubeTensor<R> {
-    let seen = seen(&x, layers.a.len(), &layers.masks, 1.0);
+    let count = layers.a.len();
     let plain = |tensors| (tensors, 1.0);
     let [weights, a, b] = stacks([layers.weights, layers.a, layers.b].map(plain));
     let (Some(a), Some(b)) = (a, b) else {
         return x;
     };
-    let low_rank = product(product(seen, transposed(a)), transposed(b));
-    let base = weights.map(|weights| product(x, transposed(as_matrix(&weights))));
+    let low_rank = {
+        let through_a = product(&seen(&x, count, &layers.masks, 1.0), transposed(&a));
+        product(&through_a, transposed(&b))
+    };
+    let base = weights.map(|weights| product(&x, transposed(&as_matrix(&weights))));
     add_planes(base, low_rank, layers.scale)
 }
 
@@ -162,7 +165,7 @@ pub(super) fn backward<R: CubeRuntime>(
     let see = || x.map(|x| seen(&x, count, &masks, of_input));
     let base = |gradient: &CubeTensor<R>| {
         let weights = weights.filter(|_| wanted[0])?;
-        Some(product(gradient.clone(), as_matrix(&weights)))
+        Some(product(gradient, &as_matrix(&weights)))
     };
     // Gradients that lie side by side cannot be read by stacked products and are copied: done with the gradient itself before
     // the input with dropout, which is as large, is made, they take no memory more. Else that of x is free first.
@@ -174,16 +177,22 @@ pub(super) fn backward<R: CubeRuntime>(
         let parts = planes(gradient, count);
         (see(), base, parts)
     };
-    let d_b = seen.clone().filter(|_| wants_b).map(|seen| {
-        let low_rank = product(seen, transposed(scaled_a));
-        product(transposed(parts.clone()), low_rank)
+    let d_b = seen.as_ref().filter(|_| wants_b).map(|seen| {
+        let through_a = product(seen, transposed(&scaled_a));
+        product(transposed(&parts), &through_a)
     });
-    let through_b = (wants_a || wanted[0]).then(|| product(parts, scaled_b));
-    let pair = through_b.clone().zip(seen).filter(|_| wants_a);
-    let d_a = pair.map(|(through_b, seen)| product(transposed(through_b), seen));
-    let d_x = through_b
-        .filter(|_| wanted[0])
-        .map(|through_b| masked(base, product(through_b, a), &masks, of_input));
+    let through_b = (wants_a || wanted[0]).then(|| product(&parts, &scaled_b));
+    drop(parts);
+    let pair = through_b.as_ref().zip(seen.as_ref());
+    let d_a = pair
+        .filter(|_| wants_a)
+        .map(|(through_b, seen)| product(transposed(through_b), seen));
+    drop(seen);
+    let d_x = through_b.filter(|_| wanted[0]).map(|through_b| {
+        let planes = product(&through_b, &a);
+        drop(through_b);
+        masked(base, planes, &masks, of_input)
+    });
     let mut gradients = vec![d_x];
     for (layer, wanted) in wanted[1..].chunks(2).enumerate() {
         gradients.push(

@@ -143,13 +143,6 @@ pub(super) fn rows<R: CubeRuntime>(
     ))
 }
 
-/// The matrix with rows and columns exchanged, without a copy.
-pub(super) fn transposed<R: CubeRuntime>(mut tensor: CubeTensor<R>) -> CubeTensor<R> {
-    let rank = tensor.meta.shape().num_dims();
-    tensor.meta.swap(rank - 2, rank - 1);
-    tensor
-}
-
 /// A tensor that a kernel may write into: this one where nothing else holds it, else a copy.
 pub(super) fn own<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     if tensor.can_mut() && tensor.is_nonoverlapping() {
@@ -171,15 +164,19 @@ pub(super) fn array<R: CubeRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
     array.into_array_arg()
 }
 
-/// A tensor as an argument of a launch that is told its lengths and strides.
-pub(super) fn strided<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorArg<R> {
-    let tensor = TensorBinding {
+/// A tensor's memory with its lengths and strides.
+pub(super) fn binding<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorBinding<R> {
+    TensorBinding {
         handle: tensor.handle.clone().binding(),
         strides: tensor.meta.strides().clone(),
         shape: tensor.meta.shape().clone(),
         runtime: PhantomData,
-    };
-    tensor.into_tensor_arg()
+    }
+}
+
+/// A tensor as an argument of a launch that is told its lengths and strides.
+pub(super) fn strided<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorArg<R> {
+    binding(tensor).into_tensor_arg()
 }
 
 /// Cubes for `count` independent parts, told apart by `CUBE_POS`; a kernel must stop at those beyond `count`.

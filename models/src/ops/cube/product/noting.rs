@@ -36,6 +36,8 @@ use cubecl_runtime::logging::ServerLogger;
 use cubecl_runtime::memory_management::ManagedMemoryHandle;
 use cubecl_runtime::storage::{ComputeStorage, ManagedResource, StorageHandle, StorageId};
 
+use super::super::launching::launch;
+
 /// What a product reads, twice, and what it writes.
 const OPERANDS: usize = 3;
 
@@ -50,20 +52,19 @@ struct Kind {
 }
 
 impl Kind {
-    fn of<R: CubeRuntime>(operands: &[CubeTensor<R>; OPERANDS]) -> Self {
+    fn of<R: CubeRuntime>(
+        operands: &[TensorBinding<R>; OPERANDS],
+        types: [DType; OPERANDS],
+    ) -> Self {
         let mut numbers = Vec::with_capacity(NUMBERS);
         for operand in operands {
-            let (shape, strides) = (operand.meta.shape(), operand.meta.strides());
-            numbers.push(shape.num_dims());
-            numbers.extend_from_slice(shape);
-            numbers.extend_from_slice(strides);
-            let bytes = [operand.handle.size(), operand.handle.size_in_used()];
+            numbers.push(operand.shape.num_dims());
+            numbers.extend_from_slice(&operand.shape);
+            numbers.extend_from_slice(&operand.strides);
+            let bytes = [operand.handle.size, operand.handle.size_in_used()];
             numbers.extend(bytes.map(|bytes| bytes as usize));
         }
-        Self {
-            types: operands.each_ref().map(|operand| operand.dtype),
-            numbers,
-        }
+        Self { types, numbers }
     }
 }
 
@@ -147,14 +148,11 @@ impl<C: Compiler> Note<C> {
 }
 
 /// A buffer that stands for an operand. Nothing is in it, and nobody asks: its stream says which operand it is.
-fn stand_in<R: CubeRuntime>(operand: usize, tensor: &CubeTensor<R>) -> Handle {
-    let real = &tensor.handle;
-    let mut handle = Handle::new(
-        StreamId {
-            value: operand as u64,
-        },
-        real.size(),
-    );
+fn stand_in(operand: usize, real: &Binding) -> Handle {
+    let stream = StreamId {
+        value: operand as u64,
+    };
+    let mut handle = Handle::new(stream, real.size);
     (handle.offset_start, handle.offset_end) = (real.offset_start, real.offset_end);
     handle
 }
@@ -163,10 +161,10 @@ fn operand_of(stand_in: &Binding) -> usize {
     stand_in.stream.value as usize
 }
 
-/// What has been noted on a device: launches by kind, and, by the thread that asked, those of the kind that is being prepared.
+/// What has been noted on a device, by its thread: launches by kind, and those of the kind that is being prepared.
 pub(super) struct Book<C: Compiler> {
     launches: Mutex<HashMap<Kind, Arc<Launch<C>>>>,
-    notes: Mutex<HashMap<StreamId, Vec<Note<C>>>>,
+    notes: Mutex<Vec<Note<C>>>,
 }
 
 impl<C: Compiler> Debug for Book<C> {
@@ -259,65 +257,79 @@ fn noting<R: Runtime>(
     client
 }
 
-/// Launches what `prepare` launches on operands of this kind, with these operands.
+/// The launch for operands of this kind: the one that was noted, or what `prepare` launches on a client that notes.
 ///
 /// # Panics
-/// Where that is not one kernel, which reads and writes nothing but the operands; a learner turns that into a fault of the
-/// device.
-pub(super) fn repeat<R: CubeRuntime>(
-    operands: [CubeTensor<R>; OPERANDS],
+/// Where that is not one kernel, which reads and writes nothing but the operands.
+fn launch_for<R: CubeRuntime>(
+    noting: &ComputeClient<Noting<R>>,
+    operands: &[TensorBinding<R>; OPERANDS],
+    types: [DType; OPERANDS],
     prepare: impl FnOnce(&ComputeClient<Noting<R>>, [TensorBinding<Noting<R>>; OPERANDS]),
-) {
-    let client = operands[0].client.clone();
-    let noting = noting::<R>(&operands[0].device, client.properties());
+) -> Arc<Launch<R::Compiler>> {
     let book: &Book<R::Compiler> = noting.info();
-    let kind = Kind::of(&operands);
-    let known = locked(&book.launches).get(&kind).cloned();
-    let launch = known.unwrap_or_else(|| {
-        let stand_ins = std::array::from_fn(|operand| {
-            let tensor = &operands[operand];
-            TensorBinding {
-                handle: stand_in(operand, tensor).binding(),
-                strides: tensor.meta.strides().clone(),
-                shape: tensor.meta.shape().clone(),
-                runtime: PhantomData,
-            }
-        });
-        prepare(&noting, stand_ins);
-        let flushed = noting.flush();
-        let mut notes = locked(&book.notes)
-            .remove(&StreamId::current())
-            .unwrap_or_default();
-        let one = notes.pop().filter(|_| notes.is_empty() && flushed.is_ok());
-        let launch = one
-            .and_then(Note::launch)
-            .unwrap_or_else(|| panic!("a matrix product of several kernels, for {kind:?}"));
-        let launch = Arc::new(launch);
-        locked(&book.launches).insert(kind, launch.clone());
-        launch
+    let kind = Kind::of(operands, types);
+    if let Some(launch) = locked(&book.launches).get(&kind) {
+        return launch.clone();
+    }
+    let stand_ins = std::array::from_fn(|operand| {
+        let real = &operands[operand];
+        TensorBinding {
+            handle: stand_in(operand, &real.handle).binding(),
+            strides: real.strides.clone(),
+            shape: real.shape.clone(),
+            runtime: PhantomData,
+        }
     });
-    let buffers = launch.operands.iter();
-    let arguments = KernelArguments {
-        buffers: buffers
-            .map(|operand| operands[*operand].handle.clone().binding())
-            .collect(),
-        info: MetadataBindingInfo::new(launch.data.clone(), launch.dynamic_metadata_offset),
-        tensor_maps: Vec::new(),
-    };
-    let (x, y, z) = launch.cubes;
-    let cubes = CubeCount::Static(x, y, z);
-    match launch.mode {
-        ExecutionMode::Checked => client.launch(Box::new(Repeated(launch)), cubes, arguments),
-        _ => {
-            #[expect(
-                unsafe_code,
-                reason = "the library has checked what it launches so, and operands of this kind are what it was asked for"
-            )]
-            unsafe {
-                client.launch_unchecked(Box::new(Repeated(launch)), cubes, arguments);
+    prepare(noting, stand_ins);
+    let mut notes = std::mem::take(&mut *locked(&book.notes));
+    let one = notes.pop().filter(|_| notes.is_empty());
+    let launch = one
+        .and_then(Note::launch)
+        .unwrap_or_else(|| panic!("a matrix product of several kernels, for {kind:?}"));
+    let launch = Arc::new(launch);
+    locked(&book.launches).insert(kind, launch.clone());
+    launch
+}
+
+/// Launches what `prepare` launches on operands of this kind and these types, with these operands, on the device of a tensor.
+///
+/// Where that is not one kernel, which reads and writes nothing but the operands, that is a fault of the device.
+pub(super) fn repeat<R: CubeRuntime>(
+    on: &CubeTensor<R>,
+    operands: [TensorBinding<R>; OPERANDS],
+    types: [DType; OPERANDS],
+    prepare: impl FnOnce(&ComputeClient<Noting<R>>, [TensorBinding<Noting<R>>; OPERANDS])
+    + Send
+    + 'static,
+) {
+    // The device's thread cannot make it: it begins no service while it is at work for another.
+    let noting = noting::<R>(&on.device, on.client.properties());
+    launch(on, operands, move |client, operands| {
+        let launch = launch_for(&noting, &operands, types, prepare);
+        let buffers = launch.operands.iter();
+        let arguments = KernelArguments {
+            buffers: buffers
+                .map(|operand| operands[*operand].handle.clone())
+                .collect(),
+            info: MetadataBindingInfo::new(launch.data.clone(), launch.dynamic_metadata_offset),
+            tensor_maps: Vec::new(),
+        };
+        let (x, y, z) = launch.cubes;
+        let cubes = CubeCount::Static(x, y, z);
+        match launch.mode {
+            ExecutionMode::Checked => client.launch(Box::new(Repeated(launch)), cubes, arguments),
+            _ => {
+                #[expect(
+                    unsafe_code,
+                    reason = "the library has checked what it launches so, and operands of this kind are what it was asked for"
+                )]
+                unsafe {
+                    client.launch_unchecked(Box::new(Repeated(launch)), cubes, arguments);
+                }
             }
         }
-    }
+    });
 }
 
 /// Notes launches, and does nothing else.
@@ -406,7 +418,7 @@ impl<C: Compiler> ComputeServer for NotingServer<C> {
         cubes: CubeCount,
         arguments: KernelArguments,
         mode: ExecutionMode,
-        thread: StreamId,
+        _: StreamId,
     ) {
         let note = Note {
             kernel,
@@ -414,8 +426,7 @@ impl<C: Compiler> ComputeServer for NotingServer<C> {
             arguments,
             mode,
         };
-        let mut notes = locked(&self.utilities.info.notes);
-        notes.entry(thread).or_default().push(note);
+        locked(&self.utilities.info.notes).push(note);
     }
 
     fn flush(&mut self, _: StreamId) -> Result<(), ServerError> {
