@@ -30,6 +30,7 @@ use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElemen
 use super::dropout::Mask;
 use super::{AdamState, AdamStep, Backend, Input};
 use crate::fault::DeviceFault;
+use launching::together;
 use tensor::{unwrap, wrap};
 
 /// Layers that one launch takes together at most.
@@ -92,7 +93,8 @@ where
 
     fn linear(x: Input<Self>, weights: Vec<Tensor<Self, 2>>) -> Tensor<Self, 2> {
         let weights = weights.into_iter().map(unwrap).collect();
-        wrap(linear::forward(unwrap(x.value()), weights))
+        let x = unwrap(x.value());
+        wrap(together(|| linear::forward(x, weights)))
     }
 
     fn linear_backward(
@@ -101,7 +103,8 @@ where
         wanted: &[bool],
     ) -> Vec<Option<Tensor<Self, 2>>> {
         let weights = saved.weights.into_iter().map(unwrap).collect();
-        let gradients = linear::backward(saved.x.map(unwrap), weights, unwrap(gradient), wanted);
+        let (x, gradient) = (saved.x.map(unwrap), unwrap(gradient));
+        let gradients = together(|| linear::backward(x, weights, gradient, wanted));
         gradients
             .into_iter()
             .map(|gradient| gradient.map(wrap))
@@ -120,10 +123,8 @@ where
                 each.map(|layer| Self::low_rank_linear(x.clone().into(), vec![layer], scale));
             return Tensor::cat(outputs.collect(), 1);
         }
-        wrap(low_rank_linear::forward(
-            unwrap(x),
-            unwrapped(layers, scale),
-        ))
+        let (x, layers) = (unwrap(x), unwrapped(layers, scale));
+        wrap(together(|| low_rank_linear::forward(x, layers)))
     }
 
     fn low_rank_linear_backward(
@@ -135,8 +136,8 @@ where
             return super::low_rank_linear::backward(saved, gradient, wanted);
         }
         let layers = unwrapped(saved.layers, saved.scale);
-        let gradients =
-            low_rank_linear::backward(saved.x.map(unwrap), layers, unwrap(gradient), wanted);
+        let (x, gradient) = (saved.x.map(unwrap), unwrap(gradient));
+        let gradients = together(|| low_rank_linear::backward(x, layers, gradient, wanted));
         gradients
             .into_iter()
             .map(|gradient| gradient.map(wrap))
@@ -188,7 +189,8 @@ where
     }
 
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        wrap(rms_norm::forward(unwrap(x), unwrap(weight)))
+        let (x, weight) = (unwrap(x), unwrap(weight));
+        wrap(together(|| rms_norm::forward(x, weight)))
     }
 
     fn rms_norm_backward(
@@ -197,7 +199,8 @@ where
         gradient: Tensor<Self, 2>,
         wanted: [bool; 2],
     ) -> [Option<Tensor<Self, 2>>; 2] {
-        let [d_x, d_weight] = rms_norm::backward(unwrap(x), unwrap(weight), unwrap(gradient));
+        let (x, weight, gradient) = (unwrap(x), unwrap(weight), unwrap(gradient));
+        let [d_x, d_weight] = together(|| rms_norm::backward(x, weight, gradient));
         [
             wanted[0].then(|| wrap(d_x)),
             wanted[1].then(|| wrap(d_weight)),
@@ -205,11 +208,13 @@ where
     }
 
     fn swiglu(gate_up: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        wrap(swiglu::forward(unwrap(gate_up)))
+        let gate_up = unwrap(gate_up);
+        wrap(together(|| swiglu::forward(gate_up)))
     }
 
     fn swiglu_backward(gate_up: Tensor<Self, 2>, gradient: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        wrap(swiglu::backward(unwrap(gate_up), unwrap(gradient)))
+        let (gate_up, gradient) = (unwrap(gate_up), unwrap(gradient));
+        wrap(together(|| swiglu::backward(gate_up, gradient)))
     }
 
     fn embedding(table: Tensor<Self, 2>, tokens: Arc<[u32]>) -> Tensor<Self, 2> {
@@ -231,7 +236,7 @@ where
     ) -> Vec<Tensor<Self, 2>> {
         let sums = sums.into_iter().map(|sum| sum.map(unwrap)).collect();
         let addends = addends.into_iter().map(unwrap).collect();
-        let sums = multi::accumulate(sums, addends, dtype);
+        let sums = together(|| multi::accumulate(sums, addends, dtype));
         sums.into_iter().map(wrap).collect()
     }
 
@@ -264,7 +269,7 @@ where
             parameters.second.push(unwrap(state.second));
         }
         let gradients = gradients.into_iter().map(unwrap).collect();
-        let parameters = multi::adamw(parameters, gradients, &step);
+        let parameters = together(|| multi::adamw(parameters, gradients, &step));
         let mut copies = parameters.copies.into_iter();
         let moments = parameters.first.into_iter().zip(parameters.second);
         parameters

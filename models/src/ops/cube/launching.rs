@@ -4,12 +4,16 @@
 //! to copy what the device can do) takes longer than all that thread has to do else, and a step's operations follow each other
 //! faster than it: so the describing is left to that thread, and a step goes on meanwhile.
 //!
+//! What one thread writes and the other reads has to travel between two cores, at times between distant ones: 50 ns there and
+//! back, or 350. So the launches of an operation travel together, as one task.
+//!
 //! That thread is handed tasks 32 at a time, looks some 8,000 times for more and then sleeps for 150 µs, while a step that has
-//! filled the next 32 must wait for it. A step that is a little slower than usual, because something else runs on the
-//! processor, so becomes much slower. Tasks are therefore handed over early.
+//! filled the next 32 must wait for it. So tasks are handed over early; but only to a thread that has done all it was given, for
+//! whoever hands over waits until it has.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use burn_cubecl::CubeRuntime;
@@ -18,30 +22,54 @@ use cubecl::client::ComputeClient;
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::device_handle::DeviceHandle;
 
-/// How long tasks wait for others to be handed over with: well below the time after which the thread that takes them sleeps.
-const LONGEST_WAIT: Duration = Duration::from_micros(50);
+/// How long tasks wait at least for others to be handed over with, for it has a price; well below the time after which the
+/// thread that takes them sleeps.
+const WAIT: Duration = Duration::from_micros(50);
+
+/// Something to be done on the device's thread.
+type Errand = Box<dyn FnOnce() + Send>;
 
 thread_local! {
-    static HANDED_OVER: Cell<Option<Instant>> = const { Cell::new(None) };
+    static WAITING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+
+    /// How many tasks there were when this thread last handed some over.
+    static HANDED_OVER: Cell<usize> = const { Cell::new(0) };
+
+    /// The errands of the operation that this thread is at, where they travel together, and how many such operations it is in.
+    static GATHERED: RefCell<Gathered> = const { RefCell::new(Gathered { depth: 0, device: None, errands: Vec::new() }) };
+}
+
+/// A number that one thread writes and another reads, away from all else that is written.
+#[repr(align(128))]
+struct Count(AtomicUsize);
+
+/// Our tasks for devices so far, and those of them that are done.
+static SUBMITTED: Count = Count(AtomicUsize::new(0));
+static DONE: Count = Count(AtomicUsize::new(0));
+
+struct Gathered {
+    depth: usize,
+    device: Option<DeviceId>,
+    errands: Vec<Errand>,
 }
 
 /// Whether tasks have waited long enough; if so, the next ones begin to wait.
-fn is_time_to_hand_over() -> bool {
+fn have_waited() -> bool {
     let now = Instant::now();
-    let is_time = HANDED_OVER
+    let have_waited = WAITING_SINCE
         .get()
-        .is_none_or(|before| now.duration_since(before) >= LONGEST_WAIT);
-    if is_time {
-        HANDED_OVER.set(Some(now));
+        .is_none_or(|before| now.duration_since(before) >= WAIT);
+    if have_waited {
+        WAITING_SINCE.set(Some(now));
     }
-    is_time
+    have_waited
 }
 
 /// What the device's thread does for us beside the library's own tasks, in order with them. It needs no state: a launch goes
 /// through a client, which finds itself on that thread and launches at once.
-struct Launches;
+struct Errands;
 
-impl DeviceService for Launches {
+impl DeviceService for Errands {
     fn init(_: DeviceId) -> Self {
         Self
     }
@@ -49,6 +77,79 @@ impl DeviceService for Launches {
     fn utilities(&self) -> ServerUtilitiesHandle {
         Arc::new(())
     }
+}
+
+fn submit(device: DeviceId, task: impl FnOnce() + Send + 'static) {
+    struct Task;
+
+    impl Drop for Task {
+        fn drop(&mut self) {
+            DONE.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    let device = DeviceHandle::<Errands>::new(device);
+    let submitted = SUBMITTED.0.fetch_add(1, Ordering::Relaxed) + 1;
+    device.submit(move |_| {
+        let _task = Task;
+        task();
+    });
+    let has_nothing_to_do = DONE.0.load(Ordering::Relaxed) >= HANDED_OVER.get();
+    if has_nothing_to_do && have_waited() {
+        HANDED_OVER.set(submitted);
+        device.flush_queue();
+    }
+}
+
+/// Has something done on the thread of a device, after all that was asked for before.
+pub(super) fn errand(device: DeviceId, errand: impl FnOnce() + Send + 'static) {
+    GATHERED.with_borrow_mut(|gathered| {
+        if gathered.depth == 0 {
+            submit(device, errand);
+            return;
+        }
+        if gathered.device.is_some_and(|other| other != device) {
+            gathered.send();
+        }
+        gathered.device = Some(device);
+        gathered.errands.push(Box::new(errand));
+    });
+}
+
+impl Gathered {
+    fn send(&mut self) {
+        let errands = std::mem::take(&mut self.errands);
+        if let Some(device) = self.device.take() {
+            submit(device, move || {
+                errands.into_iter().for_each(|errand| errand())
+            });
+        }
+    }
+}
+
+/// Sends what has been gathered so far: before anything that the library launches by itself.
+pub(super) fn send_gathered() {
+    GATHERED.with_borrow_mut(Gathered::send);
+}
+
+/// Does an operation whose launches travel together. Where it has the library launch something it must [`send_gathered`] first.
+pub(super) fn together<T>(operation: impl FnOnce() -> T) -> T {
+    struct Operation;
+
+    impl Drop for Operation {
+        fn drop(&mut self) {
+            GATHERED.with_borrow_mut(|gathered| {
+                gathered.depth -= 1;
+                if gathered.depth == 0 {
+                    gathered.send();
+                }
+            });
+        }
+    }
+
+    GATHERED.with_borrow_mut(|gathered| gathered.depth += 1);
+    let _operation = Operation;
+    operation()
 }
 
 /// Has a kernel launched on the device of a tensor, after all that was asked for before.
@@ -61,9 +162,5 @@ pub(super) fn launch<R: CubeRuntime, A: Send + 'static>(
     launch: impl FnOnce(&ComputeClient<R>, A) + Send + 'static,
 ) {
     let client = on.client.clone();
-    let device = DeviceHandle::<Launches>::new(on.device.to_id());
-    device.submit(move |_| launch(&client, arguments));
-    if is_time_to_hand_over() {
-        device.flush_queue();
-    }
+    errand(on.device.to_id(), move || launch(&client, arguments));
 }

@@ -8,6 +8,8 @@ use cubecl::device_handle::DeviceHandle;
 use cubecl::server::{ComputeServer, Handle};
 use cubecl::stream_id::StreamId;
 
+use super::launching::errand;
+
 /// A tensor on the device of another one, its elements not yet written, one row after another.
 ///
 /// The library's own function does the same with more work for the host: it lays out lists of tensors, with or without padding.
@@ -22,7 +24,9 @@ pub(super) fn empty<R: CubeRuntime>(
     let mut handle = Handle::new(stream, reserved);
     let memory = handle.memory.clone();
     let device = DeviceHandle::<R::Server>::new(like.device.to_id());
-    device.submit(move |server| server.initialize_memory(memory, reserved, stream));
+    errand(like.device.to_id(), move || {
+        device.submit(move |server| server.initialize_memory(memory, reserved, stream));
+    });
     handle = handle.offset_start(0).offset_end(reserved - bytes);
     let (client, device) = (like.client.clone(), like.device.clone());
     CubeTensor::new_contiguous(client, device, shape, handle, dtype)

@@ -11,6 +11,7 @@ use cubecl::prelude::*;
 use cubecl::zspace::Strides;
 use cubecl::zspace::metadata::Metadata;
 
+use super::launching::send_gathered;
 use super::memory;
 
 /// Units of a cube that works on one row or on a stretch of elements.
@@ -136,6 +137,7 @@ pub(super) fn rows<R: CubeRuntime>(
     if may_begin_at(tensor, start * columns) {
         return reshaped(tensor, start * columns, [rows, columns]);
     }
+    send_gathered();
     let range = start..start + rows;
     into_contiguous(burn_cubecl::kernel::slice(
         tensor.clone(),
@@ -148,6 +150,7 @@ pub(super) fn own<R: CubeRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     if tensor.can_mut() && tensor.is_nonoverlapping() {
         tensor
     } else {
+        send_gathered();
         into_contiguous(tensor.copy())
     }
 }
@@ -197,6 +200,7 @@ pub(super) fn units(count: usize) -> CubeDim {
 
 /// Integers on the device of another tensor.
 pub(super) fn from_integers<R: CubeRuntime>(like: &CubeTensor<R>, values: &[i32]) -> CubeTensor<R> {
+    send_gathered();
     let handle = like.client.create_from_slice(i32::as_bytes(values));
     let shape = Shape::from([values.len()]);
     CubeTensor::new_contiguous(
