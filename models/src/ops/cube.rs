@@ -152,7 +152,7 @@ where
         if !attention::supports(&inner, heads) {
             return super::attention::forward(wrap(inner), heads);
         }
-        let (output, log_sum_exp) = attention::forward(inner, heads);
+        let (output, log_sum_exp) = together(|| attention::forward(inner, heads));
         (wrap(output), wrap(log_sum_exp))
     }
 
@@ -164,13 +164,11 @@ where
         if !attention::supports(&query_key_value, saved.heads) {
             return super::attention::backward(saved, gradient);
         }
-        wrap(attention::backward(
-            query_key_value,
-            unwrap(saved.output),
-            unwrap(saved.log_sum_exp),
-            unwrap(gradient),
-            saved.heads,
-        ))
+        let (output, log_sum_exp) = (unwrap(saved.output), unwrap(saved.log_sum_exp));
+        let (gradient, heads) = (unwrap(gradient), saved.heads);
+        wrap(together(|| {
+            attention::backward(query_key_value, output, log_sum_exp, gradient, heads)
+        }))
     }
 
     fn cross_entropy(
@@ -183,8 +181,8 @@ where
             return super::cross_entropy::forward(hidden, head, targets, wanted);
         }
         let targets = targets.into_primitive();
-        let (loss, gradients) =
-            cross_entropy::forward(unwrap(hidden), unwrap(head), targets, wanted);
+        let (hidden, head) = (unwrap(hidden), unwrap(head));
+        let (loss, gradients) = together(|| cross_entropy::forward(hidden, head, targets, wanted));
         (wrap(loss), gradients.map(|gradient| gradient.map(wrap)))
     }
 

@@ -11,6 +11,7 @@
 //! filled the next 32 must wait for it. So tasks are handed over early; but only to a thread that has done all it was given, for
 //! whoever hands over waits until it has.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,8 +27,24 @@ use cubecl::device_handle::DeviceHandle;
 /// thread that takes them sleeps.
 const WAIT: Duration = Duration::from_micros(50);
 
-/// Something to be done on the device's thread.
-type Errand = Box<dyn FnOnce() + Send>;
+/// What launches go through and memory comes from. Errands that travel together share one: all copies of it count themselves
+/// in the same place, of which two threads would have to take turns.
+pub(super) struct Access<R: CubeRuntime> {
+    pub client: ComputeClient<R>,
+    pub server: DeviceHandle<R::Server>,
+}
+
+impl<R: CubeRuntime> Access<R> {
+    fn to(tensor: &CubeTensor<R>) -> Self {
+        Self {
+            client: tensor.client.clone(),
+            server: DeviceHandle::new(tensor.device.to_id()),
+        }
+    }
+}
+
+/// Something to be done on the device's thread, with an [`Access`].
+type Errand = Box<dyn FnOnce(&dyn Any) + Send>;
 
 thread_local! {
     static WAITING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -36,7 +53,7 @@ thread_local! {
     static HANDED_OVER: Cell<usize> = const { Cell::new(0) };
 
     /// The errands of the operation that this thread is at, where they travel together, and how many such operations it is in.
-    static GATHERED: RefCell<Gathered> = const { RefCell::new(Gathered { depth: 0, device: None, errands: Vec::new() }) };
+    static GATHERED: RefCell<Gathered> = const { RefCell::new(Gathered { depth: 0, to: None, errands: Vec::new() }) };
 }
 
 /// A number that one thread writes and another reads, away from all else that is written.
@@ -49,7 +66,7 @@ static DONE: Count = Count(AtomicUsize::new(0));
 
 struct Gathered {
     depth: usize,
-    device: Option<DeviceId>,
+    to: Option<(DeviceId, Box<dyn Any + Send>)>,
     errands: Vec<Errand>,
 }
 
@@ -101,27 +118,41 @@ fn submit(device: DeviceId, task: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Has something done on the thread of a device, after all that was asked for before.
-pub(super) fn errand(device: DeviceId, errand: impl FnOnce() + Send + 'static) {
+/// Has something done on the thread of a tensor's device, after all that was asked for before.
+pub(super) fn errand<R: CubeRuntime>(
+    on: &CubeTensor<R>,
+    errand: impl FnOnce(&Access<R>) + Send + 'static,
+) {
     GATHERED.with_borrow_mut(|gathered| {
+        let device = on.device.to_id();
         if gathered.depth == 0 {
-            submit(device, errand);
+            let access = Access::to(on);
+            submit(device, move || errand(&access));
             return;
         }
-        if gathered.device.is_some_and(|other| other != device) {
+        let is_for = |(other, access): &(DeviceId, Box<dyn Any + Send>)| {
+            *other == device && access.is::<Access<R>>()
+        };
+        if !gathered.to.as_ref().is_some_and(is_for) {
             gathered.send();
+            gathered.to = Some((device, Box::new(Access::to(on))));
         }
-        gathered.device = Some(device);
-        gathered.errands.push(Box::new(errand));
+        gathered.errands.push(Box::new(|access| {
+            if let Some(access) = access.downcast_ref() {
+                errand(access);
+            }
+        }));
     });
 }
 
 impl Gathered {
     fn send(&mut self) {
         let errands = std::mem::take(&mut self.errands);
-        if let Some(device) = self.device.take() {
+        if let Some((device, access)) = self.to.take() {
             submit(device, move || {
-                errands.into_iter().for_each(|errand| errand())
+                for errand in errands {
+                    errand(&*access);
+                }
             });
         }
     }
@@ -161,6 +192,7 @@ pub(super) fn launch<R: CubeRuntime, A: Send + 'static>(
     arguments: A,
     launch: impl FnOnce(&ComputeClient<R>, A) + Send + 'static,
 ) {
-    let client = on.client.clone();
-    errand(on.device.to_id(), move || launch(&client, arguments));
+    errand(on, move |access: &Access<R>| {
+        launch(&access.client, arguments)
+    });
 }

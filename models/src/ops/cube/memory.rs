@@ -3,8 +3,6 @@
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::device::Device;
-use cubecl::device_handle::DeviceHandle;
 use cubecl::server::{ComputeServer, Handle};
 use cubecl::stream_id::StreamId;
 
@@ -23,9 +21,11 @@ pub(super) fn empty<R: CubeRuntime>(
     let stream = StreamId::current();
     let mut handle = Handle::new(stream, reserved);
     let memory = handle.memory.clone();
-    let device = DeviceHandle::<R::Server>::new(like.device.to_id());
-    errand(like.device.to_id(), move || {
-        device.submit(move |server| server.initialize_memory(memory, reserved, stream));
+    errand(like, move |access| {
+        let reserve = move |server: &mut R::Server| {
+            server.initialize_memory(memory, reserved, stream);
+        };
+        access.server.submit(reserve);
     });
     handle = handle.offset_start(0).offset_end(reserved - bytes);
     let (client, device) = (like.client.clone(), like.device.clone());

@@ -12,6 +12,7 @@ use cubecl::device::{Device, DeviceId};
 use cubecl::prelude::CubeElement;
 
 use crate::ops::attention::Rotary;
+use crate::ops::cube::launching::send_gathered;
 
 /// Runtime, device, positions and head width.
 type Key = (TypeId, DeviceId, usize, usize);
@@ -47,6 +48,7 @@ fn upload<R: CubeRuntime>(
     let values: Vec<f32> = rows
         .flat_map(|(cosine, sine)| cosine.iter().chain(sine).copied())
         .collect();
+    send_gathered();
     let handle = client.create_from_slice(f32::as_bytes(&values));
     CubeTensor::new_contiguous(
         client.clone(),
