@@ -5,8 +5,8 @@
 Each configuration is trained by `relora bench-step` over the stand-in driver (`run`, `driver.c`): the real NVRTC compiles
 every kernel, nothing is computed. A first process with no kernels at hand takes two steps more than a second one that finds
 what the first has compiled: the difference of their launches is what steps cost, and their first steps are a cold and a warm
-start. Host time is that of the second one's steps: what the program itself spends on a step before any GPU does, without the
-driver's own part. `--twice` runs each a third time with twice the sequences, to see whether launches grow with tokens.
+start. Host time is the median of the second one's steps: what the program itself spends on a step before any GPU does, without
+the driver's own part. `--twice` runs each a third time with twice the sequences, to see whether launches grow with tokens.
 `--check` ends with 1 where a count is beyond its limit; times, which a busy machine stretches, are for a reader to judge.
 """
 
@@ -23,8 +23,9 @@ METHODS = ("full", "relora")
 PRECISIONS = ("f32", "bf16", "bf16-master")
 ARCHITECTURES = ("80", "89", "90")
 
-# Steps of the second process, and what the first has more of: bench-step adds two that it does not time to both.
-STEPS, MORE = 4, 2
+# Steps of the second process, and what the first has more of: bench-step adds two that it does not time to both. A step takes
+# some milliseconds, and a moment of a machine is not the machine.
+STEPS, MORE = 100, 2
 
 # What the limits are for: the arithmetic of a small step takes a data-centre card one or two milliseconds, so a step must not
 # wait for its launches; and a micro-batch is chosen by the plan.
