@@ -224,7 +224,10 @@ where
         gradient: Tensor<Self, 2>,
         vocabulary: usize,
     ) -> Tensor<Self, 2> {
-        wrap(embedding::backward(&tokens, unwrap(gradient), vocabulary))
+        let gradient = unwrap(gradient);
+        wrap(together(|| {
+            embedding::backward(&tokens, gradient, vocabulary)
+        }))
     }
 
     fn accumulate(
@@ -239,9 +242,8 @@ where
     }
 
     fn sums_of_squares(tensors: Vec<Tensor<Self, 2>>) -> Tensor<Self, 1> {
-        wrap(multi::sums_of_squares(
-            tensors.into_iter().map(unwrap).collect(),
-        ))
+        let tensors = tensors.into_iter().map(unwrap).collect();
+        wrap(together(|| multi::sums_of_squares(tensors)))
     }
 
     fn magnitudes(x: Tensor<Self, 2>, ranks: [usize; 2]) -> Result<[f32; 2], DeviceFault> {

@@ -23,7 +23,6 @@ mod tile;
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeRuntime;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::CubeCount;
 
@@ -43,7 +42,6 @@ pub fn forward<R: CubeRuntime>(
     query_key_value: CubeTensor<R>,
     heads: usize,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
-    let query_key_value = into_contiguous(query_key_value);
     let shape = AttentionShape::new(&query_key_value, heads);
     let output = empty_like(&query_key_value, shape.rows(1), query_key_value.dtype);
     let log_sum_exp = empty_like(&query_key_value, shape.statistics(), DType::F32);
@@ -96,8 +94,6 @@ pub fn backward<R: CubeRuntime>(
     gradient: CubeTensor<R>,
     heads: usize,
 ) -> CubeTensor<R> {
-    let [query_key_value, output, log_sum_exp, gradient] =
-        [query_key_value, output, log_sum_exp, gradient].map(into_contiguous);
     let shape = AttentionShape::new(&query_key_value, heads);
     let gradients = empty_like(&query_key_value, shape.rows(3), query_key_value.dtype);
     if shape.is_empty() {

@@ -1,15 +1,15 @@
 //! Launches, made on the thread that serves the device.
 //!
 //! A thread of the library's own talks to the driver. To describe a launch (to name the kernel, to write down its arguments,
-//! to copy what the device can do) takes longer than all that thread has to do else, and a step's operations follow each other
-//! faster than it: so the describing is left to that thread, and a step goes on meanwhile.
+//! to copy what the device can do) takes longer than everything else that thread does with it. So the describing is left to that
+//! thread, and a step goes on meanwhile.
 //!
 //! What one thread writes and the other reads has to travel between two cores, at times between distant ones: 50 ns there and
 //! back, or 350. So the launches of an operation travel together, as one task.
 //!
 //! That thread is handed tasks 32 at a time, looks some 8,000 times for more and then sleeps for 150 µs, while a step that has
-//! filled the next 32 must wait for it. So tasks are handed over early; but only to a thread that has done all it was given, for
-//! whoever hands over waits until it has.
+//! filled the next 32 must wait for it. So tasks are handed over early; but only to a thread that has done all it was handed, for
+//! who hands over to a busy one must wait for it.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -23,12 +23,15 @@ use cubecl::client::ComputeClient;
 use cubecl::device::{Device, DeviceId, DeviceService, ServerUtilitiesHandle};
 use cubecl::device_handle::DeviceHandle;
 
-/// How long tasks wait at least for others to be handed over with, for it has a price; well below the time after which the
-/// thread that takes them sleeps.
-const WAIT: Duration = Duration::from_micros(50);
+/// How many tasks together are handed over by the library itself.
+const FULL: usize = 32;
 
-/// What launches go through and memory comes from. Errands that travel together share one: all copies of it count themselves
-/// in the same place, of which two threads would have to take turns.
+/// The shortest time between two hand-overs of ours, for each has a price; well below that after which the thread that takes
+/// the tasks sleeps.
+const SHORTEST_INTERVAL: Duration = Duration::from_micros(50);
+
+/// What launches go through and memory comes from. Errands that travel together share one: its copies share reference counts,
+/// and two threads that copy it and drop it contend for them.
 pub(super) struct Access<R: CubeRuntime> {
     pub client: ComputeClient<R>,
     pub server: DeviceHandle<R::Server>,
@@ -47,9 +50,9 @@ impl<R: CubeRuntime> Access<R> {
 type Errand = Box<dyn FnOnce(&dyn Any) + Send>;
 
 thread_local! {
-    static WAITING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LAST_HAND_OVER: Cell<Option<Instant>> = const { Cell::new(None) };
 
-    /// How many tasks there were when this thread last handed some over.
+    /// How many tasks there were when those of this thread were last handed over.
     static HANDED_OVER: Cell<usize> = const { Cell::new(0) };
 
     /// The errands of the operation that this thread is at, where they travel together, and how many such operations it is in.
@@ -60,7 +63,8 @@ thread_local! {
 #[repr(align(128))]
 struct Count(AtomicUsize);
 
-/// Our tasks for devices so far, and those of them that are done.
+/// Our tasks for devices so far, and those of them that are done. Where a process works on several devices, one may be taken for
+/// busy or idle because of another: nothing but the time of a hand-over hangs on it.
 static SUBMITTED: Count = Count(AtomicUsize::new(0));
 static DONE: Count = Count(AtomicUsize::new(0));
 
@@ -68,18 +72,6 @@ struct Gathered {
     depth: usize,
     to: Option<(DeviceId, Box<dyn Any + Send>)>,
     errands: Vec<Errand>,
-}
-
-/// Whether tasks have waited long enough; if so, the next ones begin to wait.
-fn have_waited() -> bool {
-    let now = Instant::now();
-    let have_waited = WAITING_SINCE
-        .get()
-        .is_none_or(|before| now.duration_since(before) >= WAIT);
-    if have_waited {
-        WAITING_SINCE.set(Some(now));
-    }
-    have_waited
 }
 
 /// What the device's thread does for us beside the library's own tasks, in order with them. It needs no state: a launch goes
@@ -96,6 +88,7 @@ impl DeviceService for Errands {
     }
 }
 
+/// One task for the thread of a device.
 fn submit(device: DeviceId, task: impl FnOnce() + Send + 'static) {
     struct Task;
 
@@ -111,8 +104,18 @@ fn submit(device: DeviceId, task: impl FnOnce() + Send + 'static) {
         let _task = Task;
         task();
     });
-    let has_nothing_to_do = DONE.0.load(Ordering::Relaxed) >= HANDED_OVER.get();
-    if has_nothing_to_do && have_waited() {
+    if submitted >= HANDED_OVER.get() + FULL {
+        HANDED_OVER.set(submitted);
+        return;
+    }
+    let is_busy = DONE.0.load(Ordering::Relaxed) < HANDED_OVER.get();
+    if is_busy {
+        return;
+    }
+    let now = Instant::now();
+    let is_time = |last| now.duration_since(last) >= SHORTEST_INTERVAL;
+    if LAST_HAND_OVER.get().is_none_or(is_time) {
+        LAST_HAND_OVER.set(Some(now));
         HANDED_OVER.set(submitted);
         device.flush_queue();
     }
@@ -138,14 +141,14 @@ pub(super) fn errand<R: CubeRuntime>(
             gathered.to = Some((device, Box::new(Access::to(on))));
         }
         gathered.errands.push(Box::new(|access| {
-            if let Some(access) = access.downcast_ref() {
-                errand(access);
-            }
+            let access = access.downcast_ref();
+            errand(access.expect("errands are gathered by the type of their access"));
         }));
     });
 }
 
 impl Gathered {
+    /// Where an errand panics, those behind it are not done: that is a fault of the device.
     fn send(&mut self) {
         let errands = std::mem::take(&mut self.errands);
         if let Some((device, access)) = self.to.take() {
@@ -185,8 +188,8 @@ pub(super) fn together<T>(operation: impl FnOnce() -> T) -> T {
 
 /// Has a kernel launched on the device of a tensor, after all that was asked for before.
 ///
-/// Its arguments keep their memory until then. They are not tensors: one that is still held somewhere cannot be written in
-/// place.
+/// Its arguments keep their memory until it is launched. They are arrays or bindings and not tensors: a tensor that a waiting
+/// launch holds could not be written in place.
 pub(super) fn launch<R: CubeRuntime, A: Send + 'static>(
     on: &CubeTensor<R>,
     arguments: A,

@@ -181,8 +181,10 @@ pub(super) fn backward<R: CubeRuntime>(
         let through_a = product(seen, transposed(&scaled_a));
         product(transposed(&parts), &through_a)
     });
+    drop(scaled_a);
     let through_b = (wants_a || wanted[0]).then(|| product(&parts, &scaled_b));
     drop(parts);
+    drop(scaled_b);
     let pair = through_b.as_ref().zip(seen.as_ref());
     let d_a = pair
         .filter(|_| wants_a)
@@ -193,6 +195,7 @@ pub(super) fn backward<R: CubeRuntime>(
         drop(through_b);
         masked(base, planes, &masks, of_input)
     });
+    drop(a);
     let mut gradients = vec![d_x];
     for (layer, wanted) in wanted[1..].chunks(2).enumerate() {
         gradients.push(

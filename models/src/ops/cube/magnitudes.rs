@@ -6,7 +6,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launching::launch;
+use super::launching::{launch, send_gathered};
 use super::tensor::{UNITS, array, units};
 use crate::fault::DeviceFault;
 
@@ -58,6 +58,7 @@ fn counts<R: CubeRuntime>(
     let elements = x.meta.num_elements();
     let cubes = elements.div_ceil(UNITS).clamp(1, MOST_CUBES);
     let zeros = vec![0u32; cubes * DIGITS];
+    send_gathered();
     let counters = client.create_from_slice(u32::as_bytes(&zeros));
     let shape = burn::tensor::Shape::from([zeros.len()]);
     let tensor = CubeTensor::new_contiguous(
@@ -74,6 +75,7 @@ fn counts<R: CubeRuntime>(
             client, cubes, units, x, counts, prefix, shift, is_first, dtype,
         );
     });
+    send_gathered();
     let bytes = client
         .read_one(counters)
         .map_err(|error| DeviceFault::new(&format!("{error:?}")))?;

@@ -281,6 +281,8 @@ fn launch_for<R: CubeRuntime>(
             runtime: PhantomData,
         }
     });
+    // A panic may have left some.
+    locked(&book.notes).clear();
     prepare(noting, stand_ins);
     let mut notes = std::mem::take(&mut *locked(&book.notes));
     let one = notes.pop().filter(|_| notes.is_empty());
